@@ -144,6 +144,10 @@ GREY, WIDE = np.zeros((8, 9), np.uint8), np.full((8, 9), 300)
 Call = Callable[[Path], Any]
 
 
+def macro(confusion: Any) -> Any:
+    return confusion[..., 0] * 1.0
+
+
 def opened(run: Path) -> plainunet.SegmentationDataset:
     return plainunet.SegmentationDataset.open(run.with_name("data"))
 
@@ -212,6 +216,22 @@ WRONG: dict[str, tuple[Call, str, str]] = {
         "known",
         "ignore",
     ),
+    "compare: folder is a str": (
+        lambda run: plainunet.compare(run, run, run, folder="x", device="cpu"),
+        "folder",
+        "'x'",
+    ),
+    "evaluate: metrics": (
+        lambda run: plainunet.evaluate(run, run, metrics=[macro, macro], **CPU),
+        "metrics",
+        "macro",
+    ),
+    "train: augment": (
+        lambda run: plainunet.train(run, run.with_name("x"), augment=5),
+        "augment",
+        "int 5",
+    ),
+    "load: scales": (lambda run: Predictor.load(run, scales=(0,)), r"^scales\.0: [^;]*$", "0"),
     "dataset: index": (lambda run: opened(run)[:2], "index", "slice"),
     "dataset: subset": (lambda run: opened(run).subset([0, 99]), "indices", "99"),
     "dataset: split": (lambda run: opened(run).part("bogus"), "name", "bogus"),

@@ -54,7 +54,10 @@ class Settings(BaseModel):
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Describe invalid settings, and the fix, in one line."""
-    return "; ".join(_explain(problem, model) for problem in error.errors())
+    problems = error.errors()
+    # a list with a wrong element is also reported as too short
+    inner = {each["loc"][:end] for each in problems for end in range(1, len(each["loc"]))}
+    return "; ".join(_explain(each, model) for each in problems if each["loc"] not in inner)
 
 
 def _explain(problem: Any, model: type[BaseModel]) -> str:

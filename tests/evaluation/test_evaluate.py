@@ -122,7 +122,7 @@ def test_the_validation_split_of_the_training_folder_is_evaluated(trained: Train
     assert len(score(trained, trained.data, split="all")["images"]) == 10
     with pytest.raises(ValueError, match=r"'test'.* train, val\).*--split all"):
         score(trained, trained.data, split="test")
-    with pytest.raises(ValueError, match=r"--split validation: .*train, val, test, all"):
+    with pytest.raises(ValueError, match=r"split: .*'validation'.*train, val, test, all"):
         score(trained, trained.data, split="validation")
 
 

@@ -258,7 +258,7 @@ def test_without_a_card_images_keep_their_own_size() -> None:
 
 def test_unknown_device_and_precision() -> None:
     network = UNet(base_channels=2, depth=1)
-    with pytest.raises(ValueError, match="--device gpu"):
+    with pytest.raises(ValueError, match="device gpu"):
         Predictor(network, device="gpu")
     with pytest.raises(ValueError, match="fp8"):
         Predictor(network, device="cpu", precision="fp8")

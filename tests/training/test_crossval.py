@@ -393,7 +393,7 @@ def test_other_settings_do_not_continue(done: Done, data: Path, config: TrainCon
     ("given", "settings", "words"),
     [
         ({"seeds": 0}, {}, "--seeds is 0"),
-        ({"folds": 1}, {}, "--folds is 1"),
+        ({"folds": 1}, {}, "folds is 1"),
         ({}, {"fold": 0}, "--fold is 0"),
         ({"folds": 7}, {}, "--folds is 7.* 6 groups"),
     ],

@@ -16,7 +16,7 @@ from albumentations.augmentations.geometric.distortion import BaseDistortion
 from numpy.typing import NDArray
 
 from plainunet.dataset.resize import resize
-from plainunet.errors import Error
+from plainunet.errors import Error, describe
 from plainunet.files import write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.parts import Part, PartError, running
@@ -285,7 +285,7 @@ def _as_compose(part: Part) -> A.Compose:
     if isinstance(made, A.BasicTransform | A.BaseCompose):
         return A.Compose([made])
     raise PartError(
-        f"--augment {part.name}: is {type(made).__name__}, not an albumentations.Compose."
+        f"--augment: expected an albumentations.Compose, but got {' '.join(describe(made).split())}."
     )
 
 

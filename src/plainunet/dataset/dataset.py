@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,16 @@ Shape = tuple[int, int, int]
 """Height, width [pixels] and channels of an image."""
 
 
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    _MapStyle = Dataset[tuple[NDArray[Any], NDArray[np.uint8]]]
+else:
+    _MapStyle = object  # torch is needed only where samples become batches
+
+
 @dataclass(frozen=True)
-class SegmentationDataset:
+class SegmentationDataset(_MapStyle):
     """Map-style dataset of the images and masks of a folder, as stored.
 
     Example:

@@ -147,7 +147,7 @@ def _check_folds(folds: int | None, fold: int | None) -> None:
     if folds is None:
         raise Error(f"--fold is {fold}, but --folds is missing. Give the number of folds.")
     if folds < 2:
-        raise Error(f"--folds is {folds}; cross-validation needs at least 2.")
+        raise Error(f"folds is {folds}; cross-validation needs at least 2.")
     if fold is None:
         raise Error(f"--folds is {folds}, but --fold is missing. Choose one from 0 to {folds - 1}.")
     if not 0 <= fold < folds:

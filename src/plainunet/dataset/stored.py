@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainunet.config import DataConfig
-from plainunet.dataset.pairs import Pair
+from plainunet.dataset.pairs import Pair, require_enough
 from plainunet.dataset.split import SPLIT_FILE, write_split
 from plainunet.files import made_anew, write_whole
 from plainunet.formats.colors import IGNORED
@@ -49,7 +49,7 @@ def store_dataset(
             images [H, W, C] or [H, W], masks [H, W] of class ids, 255 where ignored; or such
             datasets by the name of their split: "train", "val", "test".
         folder: The folder to make; what an earlier call has made is replaced.
-        known: Its class names are those of the masks.
+        known: The settings of a training; its class names are those of the masks.
         reporter: Receives the progress.
 
     Raises:
@@ -67,6 +67,8 @@ def store_dataset(
                 "and [index]."
             )
     total = sum(map(len, splits.values()))
+    if known is not None:  # for training
+        require_enough(folder, total)
     pairs: list[Pair] = []
     largest, ignored = 0, False
     folder.parent.mkdir(parents=True, exist_ok=True)

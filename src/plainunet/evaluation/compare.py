@@ -161,7 +161,7 @@ def compare(
         print(found.difference("dice").interval)
         ```
     """
-    require_types(reporter=(reporter, Reporter))
+    require_types(reporter=(reporter, Reporter), folder=(folder, Mapping))
     reporter = or_default(reporter)
     out = None if out is None else take_path(out, "out")
     if out is not None and out.exists() and any(out.iterdir()):

@@ -25,7 +25,7 @@ from plainunet.dataset.shards import ShardedDataset
 from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.dataset.stored import as_folder
 from plainunet.dataset.verify import check_pairs
-from plainunet.errors import Error, require_types, take_path
+from plainunet.errors import Error, require_choice, require_types, take_path
 from plainunet.evaluation.measure import measure, predict_images, score_images
 from plainunet.evaluation.metrics import PER_CLASS, Metrics, with_own
 from plainunet.evaluation.report import About, choose_shown, show, write_report
@@ -234,8 +234,8 @@ def _choose_split(
     reporter: Reporter,
 ) -> tuple[list[Pair], str]:
     """Select a split of a folder, by the run's split.csv or its sub-folders; and its name."""
-    if split is not None and split not in _SPLITS:
-        raise Error(f"--split {split}: choose one of {', '.join(_SPLITS)}.")
+    if split is not None:
+        require_choice(split, _SPLITS, "split")
     unchanged = card.training.get("digest") == data_digest(pairs, data)
     trained_on = unchanged or _is_training_folder(card.training.get("sample", {}), data)
     is_ensemble = (checkpoint / FOLDS_FILE).is_file()

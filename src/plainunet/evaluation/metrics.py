@@ -261,6 +261,9 @@ def with_own(given: Sequence[Part], classes: int) -> Metrics:
         PartError: One does not do what it should.
     """
     own = {metric.name: metric for metric in map(OwnMetric, given)}
+    if len(own) < len(given):
+        names = ", ".join(part.name for part in given)
+        raise PartError(f"metrics: two have the same name ({names}). Leave one out, or rename it.")
     counts = np.arange(2 * classes**2, dtype=np.int64).reshape(2, classes, classes)
     for metric in own.values():
         metric(counts)

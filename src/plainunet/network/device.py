@@ -27,7 +27,7 @@ def choose_device(name: str = "auto") -> torch.device:
         name = next(known for known, usable in available.items() if usable)
     if not available.get(name, False):
         names = ", ".join(known for known, usable in available.items() if usable)
-        raise Error(f"--device {name}: not available on this machine. Use auto, {names}.")
+        raise Error(f"device {name}: not available on this machine. Use auto, {names}.")
     return torch.device(name)
 
 
@@ -45,7 +45,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.float16 if device.type == "cuda" else torch.float32
     known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name not in known:
-        raise Error(f"--precision {name}: unknown. Use auto, {', '.join(known)}.")
+        raise Error(f"precision {name}: unknown. Use auto, {', '.join(known)}.")
     return known[name]
 
 

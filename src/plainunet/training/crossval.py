@@ -175,7 +175,7 @@ class _Plan:
                 f"--fold is {config.fold}, but all folds are trained. Omit it, or use train."
             )
         if count < 2:
-            raise Error(f"--folds is {count}; cross-validation needs at least 2.")
+            raise Error(f"folds is {count}; cross-validation needs at least 2.")
         if seeds < 1:
             raise Error(f"--seeds is {seeds}; at least 1 is needed.")
         numbers = tuple(range(config.seed, config.seed + seeds))
