@@ -227,7 +227,7 @@ WRONG: dict[str, tuple[Call, str, str]] = {
         "macro",
     ),
     "train: augment": (
-        lambda run: plainunet.train(run, run.with_name("x"), augment=5),
+        lambda run: plainunet.train(run.with_name("data"), run.with_name("x"), augment=5),
         "augment",
         "int 5",
     ),

@@ -39,7 +39,8 @@ def write_whole(path: Path) -> Iterator[Path]:
     It is removed if the block fails. A missing folder is made.
 
     Raises:
-        OSError: The path is a folder, or the disk is full or refuses the write; the error of the library is its cause.
+        OSError: The path is a folder, or the disk is full or refuses the write; the error of the
+            library is its cause.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder, not a file. Choose another name.")

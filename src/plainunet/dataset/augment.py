@@ -284,9 +284,8 @@ def _as_compose(part: Part) -> A.Compose:
         return made
     if isinstance(made, A.BasicTransform | A.BaseCompose):
         return A.Compose([made])
-    raise PartError(
-        f"--augment: expected an albumentations.Compose, but got {' '.join(describe(made).split())}."
-    )
+    got = " ".join(describe(made).split())
+    raise PartError(f"--augment: expected an albumentations.Compose, but got {got}.")
 
 
 def _apply(

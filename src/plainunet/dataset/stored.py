@@ -67,8 +67,7 @@ def store_dataset(
                 "and [index]."
             )
     total = sum(map(len, splits.values()))
-    if known is not None:  # for training
-        require_enough(folder, total)
+    require_enough(folder, total, at_least=2 if known else 1)
     pairs: list[Pair] = []
     largest, ignored = 0, False
     folder.parent.mkdir(parents=True, exist_ok=True)
