@@ -273,6 +273,8 @@ def test_blocks_are_not_downscaled(folder: Path, scene: Drawn, tmp_path: Path) -
     with pytest.raises(ValueError, match="--patch"):
         train(folder, tmp_path / "run", small(patch=None, size=(64, 64)))
     data = SegmentationDataset.open(folder, DataConfig(block=BLOCK))
+    with pytest.raises(ValueError, match="--block"):
+        fill_in(data, small(patch=(64, 64), factor=0.5), silent)
     _, config = fill_in(data, small(patch=None), silent)
     assert (config.size, config.patch) == (None, (96, 96))
 
