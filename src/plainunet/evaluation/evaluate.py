@@ -246,8 +246,11 @@ def _find_as_in_training(
         same = same.model_copy(update={"class_column": known.class_column})
         pairs = find_pairs(data, same, reporter, at_least=1)
     polygons = [pair.mask for pair in pairs if isinstance(pair.mask, Polygons)]
-    if polygons:
-        _order(card.class_names, common_names(polygons))
+    try:
+        if polygons:
+            _order(card.class_names, common_names(polygons))
+    except Error as error:
+        raise Error(f"{error} Or choose another column: --class-column.") from error
     return pairs
 
 
