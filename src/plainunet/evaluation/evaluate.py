@@ -235,9 +235,9 @@ def _find_as_in_training(
     Polygons of other classes are a ValueError: a split that is listed has its own column.
     """
     trained = card.training.get("settings", {})
-    given = known.model_dump(exclude_none=True)
-    same = {key: trained[key] for key in ("class_column", "block") if key in trained}
-    same = check_settings(DataConfig, {**same, **given}, "the checkpoint")
+    given = known.model_dump(exclude_unset=True, exclude_none=True)
+    open_ones = {key: trained[key] for key in ("class_column", "block") if key in trained}
+    same = check_settings(DataConfig, {**open_ones, **given}, "the checkpoint")
     try:
         pairs = find_pairs(data, same, reporter, at_least=1)
     except DataError as error:
