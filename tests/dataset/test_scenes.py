@@ -19,7 +19,7 @@ from plainunet.formats.images import read_image, read_with_missing
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Polygons, Window, parse_image, parse_source
-from plainunet.reporter import silent
+from plainunet.reporter import Collected, silent
 from plainunet.training.plan import fill_in
 from plainunet.training.train import train
 
@@ -81,8 +81,12 @@ def test_masks_of_polygons(folder: Path, scene: Drawn, suffix: str, named: bool)
     crs = DEGREES if suffix == "geojson" else "EPSG:32632"
     write_boxes(folder / "labels" / f"all.{suffix}", scene.boxes, crs=crs)
     masks = {"masks": f"labels/all.{suffix}"} if named else {}
+    (folder / "labels" / "all.prj").unlink(missing_ok=True)
     found = joined(folder, class_column="kind", classes=NAMES, **masks)
     np.testing.assert_array_equal(found, scene.mask)
+    notes = Collected()
+    find_pairs(folder, DataConfig(class_column="kind", **masks), notes, at_least=1)
+    assert any(".prj" in note for note in notes.notes) == (suffix == "shp")
 
 
 def test_one_file_for_each_class(folder: Path, scene: Drawn) -> None:
@@ -242,17 +246,25 @@ def small(**changes: object) -> TrainConfig:
 
 
 def test_train_and_evaluate(folder: Path, scene: Drawn, tmp_path: Path) -> None:
-    write_boxes(folder / "all.gpkg", scene.boxes, column="class")
-    result = check(folder, DataConfig(block=BLOCK))
+    write_boxes(folder / "all.gpkg", scene.boxes)
+    known = {"block": BLOCK, "class_column": "kind"}
+    result = check(folder, DataConfig(**known))
     assert result.summary["pairs"] == 9
     assert result.summary["classes"] == list(NAMES)
     out = tmp_path / "run"
-    train(folder, out, small())
+    train(folder, out, small(**known))
     held_out = [pair for pair in read_split(out / "split.csv", folder) if pair.part == "val"]
     assert all(isinstance(pair.mask, Polygons) for pair in held_out)
-    scores = evaluate(out, folder, block=BLOCK)
+    notes = Collected()
+    scores = evaluate(out, folder, reporter=notes)  # column and block as in training
+    assert f"9 blocks of about {BLOCK} x {BLOCK}" in "".join(notes.notes)
     images = [each["image"] for each in scores.as_dict()["images"]]
     assert images == [str(pair.image) for pair in held_out]
+    with pytest.raises(ValueError, match="survey 0"):
+        evaluate(out, folder, class_column="source")
+    other = write_raster(tmp_path / "other" / "a.tif", scene.image).parent
+    write_boxes(other / "all.gpkg", scene.boxes, column="class")
+    assert evaluate(out, other).as_dict()["split"] == "all"
     assert "a.tif[" in (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -261,6 +273,8 @@ def test_blocks_are_not_downscaled(folder: Path, scene: Drawn, tmp_path: Path) -
     with pytest.raises(ValueError, match="--patch"):
         train(folder, tmp_path / "run", small(patch=None, size=(64, 64)))
     data = SegmentationDataset.open(folder, DataConfig(block=BLOCK))
+    with pytest.raises(ValueError, match="--block"):
+        fill_in(data, small(patch=(64, 64), factor=0.5), silent)
     _, config = fill_in(data, small(patch=None), silent)
     assert (config.size, config.patch) == (None, (96, 96))
 

@@ -15,11 +15,15 @@ from PIL import Image
 from plainunet.config import TrainConfig
 from plainunet.dataset.coding import Values
 from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.lists import find_images
 from plainunet.dataset.loader import ShardBatches, make_loader
 from plainunet.dataset.samples import TrainingSet
 from plainunet.dataset.shards import ShardedDataset, ShardSamples, write_shards
+from plainunet.doctor.diagnose import check
+from plainunet.formats.images import read_image
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Member, parse_image, parse_source
+from plainunet.training.crossval import cross_validate
 
 from ..folders import Stages, make_pair, save
 from ..forks import Fork, fork_command
@@ -149,11 +153,24 @@ def test_damage_is_named(shards: Path, tmp_path: Path) -> None:
         file.write_bytes(whole[:size])
         with pytest.raises(DataError, match=str(file)):
             coding.read(Member(file, 39, is_mask=True))
+    at = whole.index(b"IDAT") + 20
+    file.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+    with pytest.raises(DataError, match="write the shards again"):
+        read_image(Member(file, 0))
+    (tmp_path / "index.json").write_bytes((shards / "index.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"train-00000\.tar"):
+        SegmentationDataset.open(tmp_path)
     with pytest.raises(FileNotFoundError, match="gone"):
         coding.read(Member(tmp_path / "gone.tar", 0))
     (tmp_path / "index.json").write_text('{"format": "plainunet shards 1"')
     with pytest.raises(ValueError, match=r"index\.json"):
         SegmentationDataset.open(tmp_path)
+
+
+def test_what_reads_no_shards(shards: Path, tmp_path: Path) -> None:
+    for verb in (check, lambda at: cross_validate(at, tmp_path), lambda at: find_images([at])):
+        with pytest.raises(ValueError, match="holds tar shards"):
+            verb(shards)
 
 
 def test_shards_are_read_from_a_url(shards: Path, tmp_path: Path) -> None:
@@ -232,6 +249,7 @@ STREAM = """
 import os, sys
 import numpy as np
 from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.lists import find_images
 from plainunet.dataset.loader import ShardBatches, iterate, make_loader
 from plainunet.dataset.samples import TrainingSet
 from plainunet.dataset.shards import ShardSamples

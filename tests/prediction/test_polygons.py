@@ -63,6 +63,9 @@ def test_without_coordinates_or_data(tmp_path: Path) -> None:
     assert shapes[columns["class_id"] == 1][0].bounds == (2, 1, 4, 2)
     write_polygons(tmp_path / "b.gpkg", np.full((4, 6), 255, np.uint8), NAMES)
     assert len(read(tmp_path / "b.gpkg")[0]) == 0
+    with pytest.raises(ValueError, match="24 pixels"):
+        write_polygons(tmp_path / "c.gpkg", mask, NAMES, min_area=24)
+    assert not (tmp_path / "c.gpkg").exists()
 
 
 @pytest.mark.parametrize("is_large", [False, True])
@@ -85,3 +88,12 @@ def test_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
     merged = read(out / "gpkg" / "a.gpkg")[1]["area"]
     assert merged.sum() == 120 * 120
     assert merged.min() >= 6 > columns["area"].min()
+    before = (out / "gpkg" / "a.gpkg").read_bytes()
+    with pytest.raises(ValueError, match="--min-area 6"):
+        predict_files(make_predictor(), [image], out, ["gpkg", "areas"], overwrite=False)
+    with pytest.raises(ValueError, match="--save gpkg"):
+        predict_files(make_predictor(), [image], out, ["areas"], min_area=6)
+    again = predict_files(make_predictor(), [image], out, ["areas"], overwrite=False)
+    assert (again.skipped, before) == ([out / "a.tif"], (out / "gpkg" / "a.gpkg").read_bytes())
+    predict_files(make_predictor(), [image], out, saved, min_area=50)
+    assert read(out / "gpkg" / "a.gpkg")[1]["area"].min() >= 50

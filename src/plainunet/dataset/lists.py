@@ -17,6 +17,7 @@ from plainunet.dataset.matching import Key, join_files, match_names
 from plainunet.errors import Error
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.problems import DataError, first_five
+from plainunet.formats.shards import require_no_shards
 from plainunet.formats.sources import (
     HERE,
     ClassFiles,
@@ -476,6 +477,7 @@ def find_images(inputs: Sequence[ImageSource]) -> list[ImageSource]:
         if isinstance(path, Path) and path.is_dir():
             below = sorted(walk(path))
             if not below:
+                require_no_shards(path, f"To predict their images: '{path / '*.tar'}'")
                 raise Error(
                     f"{path} holds no images: no file below it ends in one of "
                     f"{' '.join(sorted(IMAGE_SUFFIXES))}."

@@ -69,7 +69,12 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
             f"{top} holds no scenes ({', '.join(_SCENE_SUFFIXES)}) for the polygons of {files[0]}. "
             f"Give their folder: --images. {folders_found(folder)}"
         )
-    column = _choose_column(files, config, reporter)
+    if unplaced := [file for file in files if read_layer(file).crs is None]:
+        reporter.note(
+            f"{first_five(unplaced)}: without a coordinate system (a Shapefile has it in its .prj "
+            "file), so the coordinates are taken for those of the scenes."
+        )
+    column = _choose_column(files, config)
     stems = sorted({file.stem for file in files})
     by_scene = {scene.stem for scene in scenes} >= {*stems}
     if column:
@@ -117,7 +122,7 @@ def _overlap(file: Path, scene: Path) -> bool:
     return left < other[2] and other[0] < right and bottom < other[3] and other[1] < top
 
 
-def _choose_column(files: Sequence[Path], config: FolderConfig, reporter: Reporter) -> str:
+def _choose_column(files: Sequence[Path], config: FolderConfig) -> str:
     """The column of the classes; "" if there is none."""
     layers = [read_layer(file) for file in files]
     shared = [name for name in layers[0].columns if all(name in each.columns for each in layers)]
@@ -134,11 +139,12 @@ def _choose_column(files: Sequence[Path], config: FolderConfig, reporter: Report
         return usual[0] if usual else ""
     choices = {f"Column {name} holds the classes": {"class_column": name} for name in likely}
     choices["There is one class for each file"] = {"class_column": ""}
-    told = f"have no column '{given}'" if given else "have several columns"
+    columns = f"the column{'s' * (len(shared) > 1)} {', '.join(shared)}" if shared else "none"
+    told = f"no column '{given}', but " if given else ""
     raise DataError(
-        f"The polygons of {first_five(files)} {told}: {', '.join(shared) or 'none'}. Choose the "
-        "one that holds their classes: --class-column NAME, or --class-column '' if there is one "
-        "class for each file.",
+        f"The polygons of {first_five(files)} have {told}{columns}. Choose the one that holds "
+        "their classes: --class-column NAME, or --class-column '' if there is one class for each "
+        "file.",
         "which-column",
         files,
         choices=choices,

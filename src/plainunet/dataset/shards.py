@@ -138,9 +138,15 @@ class ShardedDataset(SegmentationDataset):
         """Open a folder of shards, of which only the index is read; see also `known.classes`.
 
         Raises:
+            FileNotFoundError: A shard is missing.
             ValueError: The index is damaged, or the class names do not fit.
         """
         index = Index.read(folder / INDEX_FILE)
+        files = [] if index.location else [folder / shard.name for shard in index.shards]
+        if gone := next((file for file in files if not file.is_file()), None):
+            raise FileNotFoundError(
+                f"{gone} does not exist. Copy it again, or write the shards again."
+            )
         usual = DataConfig()
         for name in DataConfig.model_fields.keys() - {"classes"} if known else ():
             if getattr(known, name) != getattr(usual, name):

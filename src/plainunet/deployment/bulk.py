@@ -198,7 +198,7 @@ class Worker:
             )
         require_writable(job.out)
         if not job.overwrite:
-            require_same(job.out, self._digest)
+            require_same(job.out, self._digest, self._outputs.min_area)
         (name,), (path,) = (head := listing.head()).ids, head.paths
         if not is_url(path) and not is_tar(path):
             image = parse_image(path)
@@ -209,7 +209,7 @@ class Worker:
             remove_abandoned(folder)
         if job.as_rows:
             _plan_rows(job, listing)
-        write_record(job.out, self.predictor)
+        write_record(job.out, self.predictor, self._outputs.min_area)
 
     def predict(self, part: Part) -> Done:
         """Predict a part: what exists already is kept, unless the job overwrites.

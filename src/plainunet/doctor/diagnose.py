@@ -21,6 +21,7 @@ from plainunet.doctor.images import PairFacts, check_images, group_copies, read_
 from plainunet.doctor.masks import Contents, check_contents, find_contents
 from plainunet.errors import Error, require_types, take_path
 from plainunet.formats.problems import Change, DataError, as_problem, command
+from plainunet.formats.shards import require_no_shards
 from plainunet.formats.sources import files_of, path_of
 from plainunet.page import plural
 from plainunet.palette import default_names
@@ -164,6 +165,8 @@ def check(
 
 def _complete(config: DataConfig, data: Path) -> DataConfig:
     """Fill in settings from the folder's dataset.toml."""
+    instead = "Check the folder that they were written from."
+    require_no_shards(data, instead)
     if data.is_dir():
         config = with_dataset(config, data)
     if len(set(config.classes)) < len(config.classes):

@@ -31,9 +31,9 @@ from plainunet.evaluation.metrics import PER_CLASS, Metrics, with_own
 from plainunet.evaluation.report import About, choose_shown, show, write_report
 from plainunet.evaluation.scores import Scores
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.problems import command
+from plainunet.formats.problems import DataError, command
 from plainunet.formats.shards import is_sharded
-from plainunet.formats.sources import Source
+from plainunet.formats.sources import Polygons, Source
 from plainunet.network.card import FOLDS_FILE, SCORES_FILE, Card
 from plainunet.palette import default_names
 from plainunet.parts import flags_of, parts_of
@@ -84,8 +84,10 @@ def evaluate(
         pairs: How images and masks are paired, see `plainunet.dataset.pairs.find_pairs`.
         rle: Pixel order of run-length codes; default: detected.
         unlisted: "empty" if images missing from a list of run-length codes have empty masks.
-        class_column: Column of polygons with their class; "" for one class per file.
-        block: Side of the blocks that scenes are read in [pixels]; 0 for whole.
+        class_column: Column of polygons with their class; "" for one class per file. Default: as in
+            training, or detected.
+        block: Side of the blocks that scenes are read in [pixels]; 0 for whole. Default: as in
+            training.
         skip_unlabelled: Whether to skip images without a mask.
         allow_outside: Whether a dataset.toml may point outside the folder.
         objects: Whether to count objects too; always done for instance masks.
@@ -218,11 +220,38 @@ def open_dataset(
     fields = {key: value for key, value in (folder or {}).items()}
     fields = {key: each for key, each in fields.items() if each is not None and each is not False}
     known = with_dataset(check_settings(DataConfig, fields, "the folder"), data)
-    pairs = find_pairs(data, known, reporter, at_least=1)
+    pairs = _find_as_in_training(card, data, known, reporter)
     pairs, split = _choose_split(pairs, data, checkpoint, card, split, reporter)
     shapes = check_pairs(pairs)
     coding = match_classes(card, [pair.mask for pair in pairs], known)
     return SegmentationDataset(data, pairs, coding, card.class_names, shapes), split
+
+
+def _find_as_in_training(
+    card: Card, data: Path, known: DataConfig, reporter: Reporter
+) -> list[Pair]:
+    """Pair images and masks; what is open about scenes is as in the model's training, if it fits.
+
+    Polygons of other classes are a ValueError: a split that is listed has its own column.
+    """
+    trained = card.training.get("settings", {})
+    given = known.model_dump(exclude_unset=True, exclude_none=True)
+    open_ones = {key: trained[key] for key in ("class_column", "block") if key in trained}
+    same = check_settings(DataConfig, {**open_ones, **given}, "the checkpoint")
+    try:
+        pairs = find_pairs(data, same, reporter, at_least=1)
+    except DataError as error:
+        if error.code != "which-column" or same.class_column == known.class_column:
+            raise
+        same = same.model_copy(update={"class_column": known.class_column})
+        pairs = find_pairs(data, same, reporter, at_least=1)
+    polygons = [pair.mask for pair in pairs if isinstance(pair.mask, Polygons)]
+    try:
+        if polygons:
+            _order(card.class_names, common_names(polygons))
+    except Error as error:
+        raise Error(f"{error} Or choose another column: --class-column.") from error
+    return pairs
 
 
 def _choose_split(

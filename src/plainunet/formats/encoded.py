@@ -18,7 +18,7 @@ from PIL import Image
 
 from plainunet.errors import Error
 from plainunet.files import require_regular
-from plainunet.formats.problems import DataError, command, cut_off
+from plainunet.formats.problems import DataError, command, cut_off, how_to_restore
 from plainunet.formats.rasters import cut_window
 from plainunet.formats.shards import read_member
 from plainunet.formats.sources import ImageSource, Member, Page, Source, Window
@@ -177,7 +177,7 @@ def read_encoded(path: ImageSource) -> tuple[str, bytes]:
     if kind == "png" and not _png_is_valid(data):
         # only one of the two decoders checks it
         raise DataError(
-            f"{path} is damaged (wrong checksum). Copy it again, or remove its pair.",
+            f"{path} is damaged (wrong checksum). {how_to_restore(path)}",
             "damaged",
         )
     return kind, data
@@ -255,7 +255,7 @@ def decoding(path: Source) -> Iterator[None]:
                 "too-large",
             ) from None
         raise DataError(
-            f"{path} is damaged ({reason}). Copy it again, or remove its pair.",
+            f"{path} is damaged ({reason}). {how_to_restore(path)}",
             "damaged",
         ) from None
 

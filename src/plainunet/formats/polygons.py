@@ -210,4 +210,5 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _damaged(file: Path, error: Exception) -> DataError:
-    return DataError(f"{file} cannot be read: {error}. Export it again.", "damaged", [file])
+    reason = str(error).rstrip(".")
+    return DataError(f"{file} cannot be read: {reason}. Export it again.", "damaged", [file])

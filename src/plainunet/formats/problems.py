@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plainunet.errors import Error
-from plainunet.formats.sources import Source, path_of
+from plainunet.formats.sources import Member, Source, path_of
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,16 @@ def require_decodable(pixels: int, path: Source, channels: int = 1) -> None:
         )
 
 
+def how_to_restore(path: Source) -> str:
+    """The fix of a damaged file: a sample in a shard cannot be removed."""
+    if isinstance(path, Member):
+        return "Copy the shard again, or write the shards again."
+    return "Copy it again, or remove its pair."
+
+
 def cut_off(path: Source, size: int) -> ValueError:
     """The error for a truncated file."""
     return DataError(
-        f"{path} is cut off: the image is not complete after {size} bytes. "
-        "Copy it again, or remove its pair.",
+        f"{path} is cut off: the image is not complete after {size} bytes. {how_to_restore(path)}",
         "cut-off",
     )

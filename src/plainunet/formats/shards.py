@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
+from plainunet.errors import Error
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Member
 
@@ -32,6 +33,12 @@ def is_sharded(folder: Path) -> bool:
         return False
     with file.open("rb") as opened:
         return FORMAT.encode() in opened.read(64)
+
+
+def require_no_shards(folder: Path, instead: str) -> None:
+    """Refuse a folder of shards; `instead` is what to do."""
+    if is_sharded(folder):
+        raise Error(f"{folder}: holds tar shards, as plainunet shard writes them. {instead}")
 
 
 def read_member(member: Member) -> bytes:

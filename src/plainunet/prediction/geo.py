@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
+from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import decoding, open_encoded
@@ -109,7 +110,7 @@ def write_polygons(
         min_area: Regions of fewer pixels become part of their largest neighbour.
 
     Raises:
-        DataError: The extra `geo` is not installed.
+        ValueError: `min_area` is not below the area of the mask, or the extra `geo` is missing.
     """
     require_geo(path)
     import pyogrio
@@ -160,6 +161,10 @@ def _merged(mask: NDArray[np.uint8], min_area: int) -> NDArray[np.uint8]:
     """A mask whose small regions are parts of their neighbours."""
     from rasterio.features import sieve
 
+    if min_area >= max(2, mask.size):
+        raise Error(
+            f"--min-area {min_area}: the mask has only {mask.size} pixels. Choose a smaller area."
+        )
     for _ in range(_ROUNDS if min_area > 1 else 0):
         before = mask
         with quiet():

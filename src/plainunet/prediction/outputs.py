@@ -227,9 +227,12 @@ class Outputs:
         `min_area` is that of `write_polygons`.
         """
         self.folder, self._saves, self._card = folder, tuple(saves), card
-        self._min_area = min_area
-        if "gpkg" in saves:
+        self.min_area = min_area if "gpkg" in saves else None
+        """Smallest polygon [pixels]; None if none are written."""
+        if self.min_area is not None:
             require_geo(folder)
+        elif min_area:
+            raise Error("--min-area merges small polygons, so it requires --save gpkg.")
         self._tables = tables(saves, card)
         self._probabilities = [name for name in saves if name.startswith("probabilities")]
         self.lists = [table.file for table in self._tables] + [COCO] * ("coco" in saves)
@@ -282,7 +285,7 @@ class Outputs:
                 names = self._card.class_names
                 write_json(path, draw_contours(labelled.labels, labelled.objects, names, geo))
             elif output == "gpkg":
-                write_polygons(path, mask, self._card.class_names, geo, self._min_area)
+                write_polygons(path, mask, self._card.class_names, geo, self.min_area or 0)
             elif output == "instances":
                 _write_labels(path, labelled.labels, tags)
             elif output in probabilities:
@@ -301,7 +304,7 @@ class Outputs:
         """Write the files of a large image that are made from the file of its mask."""
         for output, path in self._others(mask_file):
             if output == "gpkg" and not (missing_only and path.is_file()):
-                write_polygons(path, mask_file, self._card.class_names, None, self._min_area)
+                write_polygons(path, mask_file, self._card.class_names, None, self.min_area or 0)
 
     def large_entries(self, name: str, counts: NDArray[np.int64] | None) -> Entries:
         """Make the list entries of a large image from the pixels of each class, if known."""

@@ -38,6 +38,7 @@ from plainunet.prediction.oom import failing_alone
 from plainunet.prediction.outputs import Entries, Outputs
 from plainunet.prediction.predictor import AnyImage, Predictor, note_warnings
 from plainunet.prediction.record import (
+    RECORD,
     mask_key,
     note_video,
     require_no_lists,
@@ -117,7 +118,7 @@ def predict(
         folder = take_path(out, "out")
         found = find_inputs([take_path(each, "images") for each in given], folder)
         return predict_inputs(model, found, folder, save, overwrite, reporter, min_area)
-    if save:
+    if save or min_area:
         raise wrong("out", out, "a folder, to save more than masks")
     whole = list(_whole(given))
     reading = track(whole, "predicting", len(whole), reporter)
@@ -442,11 +443,13 @@ def predict_files(
     for folder in {path.parent for task in tasks for path in outputs.files(task.mask)}:
         remove_abandoned(folder)
     if not overwrite:
-        require_same(out, digest)
+        require_same(out, digest, outputs.min_area)
         require_no_lists(out, outputs.lists)
         for task in tasks:
             if mask := existing_mask(task.mask):
                 require_own(mask, task.key)
+        if (out / RECORD).exists():  # large masks may only lack their polygons
+            write_record(out, predictor, outputs.min_area)
     if images:
         accelerate(predictor, images[0], len(images), reporter)
     found = Predictions(out)
@@ -561,7 +564,7 @@ class Batch:
 
     def _write_record(self) -> None:
         if not self.has_record:
-            write_record(self.outputs.folder, self.predictor)
+            write_record(self.outputs.folder, self.predictor, self.outputs.min_area)
             self.has_record = True
 
     def _groups(self) -> Iterator[dict[int, "Future[_Read | _Done | None]"]]:

@@ -21,12 +21,19 @@ RECORD = "prediction.json"
 _PIECE = 2**14  # bytes
 
 
-def require_same(out: Path, digest: str) -> None:
-    """Refuse a folder whose record is of another model or of other settings."""
-    if (out / RECORD).exists() and _read(out / RECORD).get("digest") != digest:
+def require_same(out: Path, digest: str, min_area: int | None = None) -> None:
+    """Refuse a folder whose record is of another model or settings; see also `write_record`."""
+    record = _read(out / RECORD)
+    if (out / RECORD).exists() and record.get("digest") != digest:
         raise Error(
             f"{out}: contains masks of another model or of other settings. Choose another output "
             "folder, or pass --overwrite."
+        )
+    before = record.get("min_area", min_area)
+    if min_area not in (None, before) and any((out / "gpkg").rglob("*.gpkg")):
+        raise Error(
+            f"{out / 'gpkg'}: contains polygons of --min-area {before}, not {min_area}. Choose "
+            "another output folder, or pass --overwrite."
         )
 
 
@@ -81,11 +88,16 @@ def note_video(out: Path, name: str, size: int) -> None:
     write_json(out / RECORD, {**record, "videos": {**record.get("videos", {}), name: size}})
 
 
-def write_record(out: Path, predictor: Predictor) -> None:
-    """Write the record; its videos are kept if they are of the same model."""
+def write_record(out: Path, predictor: Predictor, min_area: int | None = None) -> None:
+    """Write the record; its videos are kept if they are of the same model.
+
+    `min_area` is that of polygons, see `write_polygons`; None if none are written.
+    """
     card, digest = predictor.card, predictor.digest()
     before = _read(out / RECORD)
-    videos = before.get("videos") if before.get("digest") == digest else None
+    before = before if before.get("digest") == digest else {}
+    videos = before.get("videos")
+    min_area = before.get("min_area") if min_area is None else min_area
     write_json(
         out / RECORD,
         {
@@ -102,6 +114,7 @@ def write_record(out: Path, predictor: Predictor) -> None:
             "fill_holes": card.fill_holes,
             "digest": digest,
             "backend": predictor.backend,
+            **({} if min_area is None else {"min_area": min_area}),
             **({"videos": videos} if videos else {}),
         },
     )

@@ -25,6 +25,7 @@ from plainunet.evaluation.report import About, Shown, choose_shown, show, write_
 from plainunet.evaluation.scores import Scores
 from plainunet.files import lock_folder, remove_unfinished, write_json
 from plainunet.formats.problems import command
+from plainunet.formats.shards import require_no_shards
 from plainunet.network.card import BEST_FILE, FOLDS_FILE, SCORES_FILE, Card
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.losses import OwnLossFunction
@@ -169,6 +170,8 @@ class _Plan:
         parts: OwnParts,
     ) -> "_Plan":
         """Plan the runs: all folds with the first seed, then with the next."""
+        instead = "They keep their splits: use the folder of images that they were written from."
+        require_no_shards(data, instead)
         count = folds or config.folds or FOLDS
         if config.fold is not None:
             raise Error(

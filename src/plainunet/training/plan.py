@@ -553,7 +553,17 @@ def _in_patches(
     dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
 ) -> TrainConfig:
     """Train on patches of scenes: their blocks are parts of images, not images to be downscaled."""
-    if config.patch or not are_blocks(dataset.pairs):
+    if not are_blocks(dataset.pairs):
+        return config
+    if config.patch:
+        largest = [int(config.factor * max(sides)) for sides in zip(*dataset.sizes, strict=True)]
+        if any(side > most for side, most in zip(config.patch, largest, strict=True)):
+            height, width = config.patch
+            raise Error(
+                f"--patch {height} {width} is larger than the blocks that the scenes are read in, "
+                f"{largest[0]} x {largest[1]} input pixels at most. Give a smaller patch, or a "
+                "larger --block."
+            )
         return config
     if config.size:
         raise Error(
