@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.errors import Error
+from plainunet.errors import Error, take_path
 
 Source = str | Path | bytes | NDArray[Any]
 """An image: a file, its content, or an array [H, W, C] or [H, W] as stored."""
@@ -46,11 +46,18 @@ class Client:
         """Set the address.
 
         Args:
-            url: Address of the server.
+            url: Address of the server, such as "http://localhost:8000".
             token: Its token. Default: the environment variable PLAINUNET_TOKEN, else none.
             timeout: Longest time without an answer [s].
             retries: How often to try again while the server is busy.
+
+        Raises:
+            ValueError: The address does not begin with http:// or https://.
         """
+        if not url.startswith(("http://", "https://")):
+            raise Error(
+                f"{url}: is no address of a server. Give one such as http://localhost:8000."
+            )
         token = token or os.environ.get("PLAINUNET_TOKEN")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # without the proxies of the environment: the server is near
@@ -85,6 +92,7 @@ class Client:
 
         Raises:
             ServerError: The image was refused.
+            ValueError: The image is neither a path, bytes nor an array.
             OSError: The file cannot be read, or the server not reached.
         """
         with Image.open(io.BytesIO(self.fetch(image, "mask"))) as mask:
@@ -101,6 +109,7 @@ class Client:
 
         Raises:
             ServerError: The image was refused.
+            ValueError: The image is neither a path, bytes nor an array.
             OSError: The file cannot be read, or the server not reached.
         """
         name, content = _read(image)
@@ -122,6 +131,9 @@ class Client:
     def wait_until_ready(self, seconds: float = 60.0) -> None:
         """Wait until the server accepts requests.
 
+        Args:
+            seconds: Longest time to wait [s].
+
         Raises:
             TimeoutError: It does not in that time.
         """
@@ -142,7 +154,7 @@ class Client:
         """Send a request, again while the server is busy."""
         for left in reversed(range(self._retries + 1)):
             try:
-                answer = self._http.request(method, path, **content)
+                answer = self._send(method, path, **content)
             except httpx.TransportError as error:
                 raise OSError(f"{self._http.base_url}: no answer ({error}).") from None
             wait = answer.headers.get("Retry-After", "")
@@ -153,6 +165,15 @@ class Client:
             raise _as_error(answer)
         return answer
 
+    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """Send a request, once again if the connection breaks: one process of several died."""
+        try:
+            return self._http.request(method, path, **content)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            if (method, path) == ("POST", "/v1/model"):  # it may have been replaced
+                raise
+            return self._http.request(method, path, **content)
+
 
 def _read(image: Source) -> tuple[str, bytes]:
     """The name and the content of an image file."""
@@ -162,7 +183,10 @@ def _read(image: Source) -> tuple[str, bytes]:
         file = io.BytesIO()
         np.save(file, image)
         return "image.npy", file.getvalue()
-    return Path(image).name, Path(image).read_bytes()
+    path = take_path(image, "image")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder. Give the file of an image.")
+    return path.name, path.read_bytes()
 
 
 def _as_error(answer: httpx.Response) -> ServerError:

@@ -264,8 +264,8 @@ async def show_model(service: _Service) -> dict[str, Any]:
 async def swap_model(request: Request, service: _Service) -> dict[str, Any]:
     """Replace the model by a checkpoint (.safetensors) or an exported file (.onnx) in the body.
 
-    Requests that are being answered are finished, none is refused. With several processes, the
-    others follow within seconds. Needs the token.
+    Requests that are being answered are finished, none is refused. The answer comes when all
+    processes use the model. Needs the token.
     """
     if service.options.token is None:
         raise RefusedError(

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,13 +18,13 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from plainunet import reporter as reporting
 from plainunet.config import BackendName, Device, Precision, ServeOptions
 from plainunet.deployment.monitoring import SHARED, log_config
 from plainunet.deployment.routes import make_app
-from plainunet.deployment.service import Load, shared_model
+from plainunet.deployment.service import Load, model_name_file, shared_model
 from plainunet.errors import Error
 from plainunet.prediction.predictor import Predictor
 from plainunet.system import cores, keep_freed_memory
@@ -176,10 +177,55 @@ def _run_several(
     os.environ[SHARED] = str(folder / "metrics")
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // config.workers))
     config.app, config.factory = partial(make, folder / "models"), True
-    parent = Multiprocess(config, [listener])
+    parent = _Processes(config, [listener], folder / "models")
     parent.run()
     if any(each.exitcode == STARTUP_FAILURE for each in parent.processes):
         raise Error("a process of the server could not start; its log lines say why.")
+
+
+class _Processes(Multiprocess):
+    """Processes of which one that dies is replaced at once.
+
+    uvicorn waits for each until it answers: for as long as it starts, and, if it dies meanwhile,
+    until `_HEALTH_SECONDS` are over.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], models: Path) -> None:
+        super().__init__(config, sockets)
+        self._models = models
+        self._asked: dict[Process, float] = {}  # when those that have not answered were asked
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace each process that is dead or hangs."""
+        for number, process in enumerate(self.processes):
+            if process.process.is_alive() and self._answers(process):
+                continue
+            process.kill()
+            process.join()
+            self._asked.pop(process, None)
+            model_name_file(self._models, process.pid or 0).unlink(missing_ok=True)
+            fields = {"died": process.pid, "exitcode": process.exitcode}
+            _log.error("a process died", extra={"fields": fields})
+            if process.exitcode == STARTUP_FAILURE:
+                self.should_exit.set()
+                return
+            new = self.processes[number] = Process(self.config, self.sockets)
+            new.start()
+            fields = {"died": process.pid, "started": new.pid}
+            _log.warning("a process was replaced", extra={"fields": fields})
+
+    def _answers(self, process: Process) -> bool:
+        """Ask a process whether it lives, without waiting for the answer."""
+        try:
+            if process in self._asked and process.parent_conn.poll():
+                process.parent_conn.recv()
+                del self._asked[process]
+            if process not in self._asked:
+                process.parent_conn.send(b"ping")
+                self._asked[process] = time.monotonic()
+        except (OSError, EOFError):
+            return False
+        return time.monotonic() - self._asked[process] < _HEALTH_SECONDS
 
 
 def _make(path: Path, options: ServeOptions, load: Load, shared: Path) -> FastAPI:

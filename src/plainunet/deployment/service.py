@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -68,6 +69,7 @@ MODEL_SECONDS = 600
 """Time to receive a new model [s]."""
 _CURRENT = "current.json"  # the name of the newest model's file
 _POLL = 0.5  # seconds between looks for a model that another process received
+_USED = ".used"  # suffix of the files in which each process names its model
 _WARM_UP_PIXELS = 4_000_000
 """Largest image of the warm-up [pixels]."""
 _ROUNDS, _BATCH = 3, 4  # of the warm-up
@@ -128,6 +130,8 @@ class Service:
         """Warm up, and follow the models of other processes; at the end of the block, close."""
         if self._shared:
             await self.warm_up()  # until then, the other processes accept all requests
+            self._tell(self._shared)
+            await self._catch_up(self._shared)
             tasks = [asyncio.create_task(self._follow(self._shared))]
         else:
             tasks = [asyncio.create_task(self.warm_up())]
@@ -137,6 +141,8 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._shared:
+                model_name_file(self._shared, os.getpid()).unlink(missing_ok=True)
             await asyncio.to_thread(self.close)
 
     def close(self) -> None:
@@ -203,7 +209,10 @@ class Service:
                 raise RefusedError(422, "not-a-model", message) from None
             if self._shared:
                 await asyncio.to_thread(_share, file, model.digest, self._shared)
-            return model
+                self._tell(self._shared)
+        if self._shared:
+            await self._until_all_use(model.digest, self._shared)
+        return model
 
     async def _use(self, file: Path) -> Model:
         """Load a model, predict with it, and use it from then on."""
@@ -217,14 +226,37 @@ class Service:
         """Use the models that other processes receive."""
         while True:
             await asyncio.sleep(_POLL)
+            await self._catch_up(shared)
+
+    async def _catch_up(self, shared: Path) -> None:
+        """Use the model that another process received last, if any."""
+        current = shared_model(shared)
+        if current is None or current.stem == self.model.digest or self._swapping.locked():
+            return
+        async with self._swapping:
+            try:
+                await self._use(current)
+                self._tell(shared)
+            except (ValueError, OSError, RuntimeError):  # it may be replaced just now
+                _log.exception("a model of another process cannot be used")
+
+    def _tell(self, shared: Path) -> None:
+        """Name the model of this process to the others."""
+        write_json(model_name_file(shared, os.getpid()), self.model.digest)
+
+    async def _until_all_use(self, digest: str, shared: Path) -> None:
+        """Wait until all processes use a model, while it is the newest and the time lasts."""
+        until = time.monotonic() + self.options.timeout
+        while time.monotonic() < until:
+            used = set()
+            for each in shared.glob(f"[0-9]*{_USED}"):
+                with suppress(FileNotFoundError):  # its process has just ended
+                    used.add(json.loads(each.read_text(encoding="utf-8")))
             current = shared_model(shared)
-            if current is None or current.stem == self.model.digest or self._swapping.locked():
-                continue
-            async with self._swapping:
-                try:
-                    await self._use(current)
-                except (ValueError, OSError, RuntimeError):  # it may be replaced just now
-                    _log.exception("a model of another process cannot be used")
+            if used <= {digest} or current is None or current.stem != digest:
+                return
+            await asyncio.sleep(_POLL / 10)
+        _log.warning("a process has not taken the new model yet")
 
     @asynccontextmanager
     async def request_folder(self) -> AsyncIterator[Path]:
@@ -508,6 +540,11 @@ def _share(file: Path, digest: str, shared: Path) -> None:
     for other in shared.iterdir():
         if other.suffix in (".safetensors", ".onnx") and other != kept:
             other.unlink(missing_ok=True)
+
+
+def model_name_file(shared: Path, process: int) -> Path:
+    """The file in which a process names the model it uses, while it accepts requests."""
+    return shared / f"{process}{_USED}"
 
 
 def shared_model(shared: Path) -> Path | None:
