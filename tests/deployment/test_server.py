@@ -225,6 +225,11 @@ def test_nothing_acceptable(server: Server) -> None:
     answer = server.post("/v1/predict", content=PNG, headers={"Accept": "text/html"})
     assert (answer.status_code, answer.json()["code"]) == (406, "not-acceptable")
     assert server.predict(PNG, output="poem").status_code == 422
+    answer = server.predict(PNG, pagge=3)
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad-parameter")
+    assert "pagge" in answer.json()["message"]
+    assert server.get("/v1/model", params={"a": 1}).status_code == 422
+    assert server.get("/healthz", params={"a": 1}).status_code == 200
 
 
 def test_pages_of_a_stack(server: Server, predictor: Predictor) -> None:
@@ -358,6 +363,7 @@ BAD: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "text": (lambda: b"hello", {415}),
     "html": (lambda: b"<html><script>", {415}),
     "cut off": (lambda: PNG[:200], {400}),
+    "start of a GIF": (lambda: b"GIF89a", {400}),
     "wrong checksum": (lambda: PNG[:60] + b"\0\0\0" + PNG[63:], {400}),
     "PNG of 100k x 100k": (lambda: png_bomb(100_000, 100_000), {413}),
     "PNG of 20k x 9k": (lambda: png_bomb(20_000, 9_000), {413}),
@@ -388,6 +394,8 @@ def test_bad_bytes_are_refused_with_a_reason(server: Server, name: str) -> None:
     assert len(problem["message"]) > 20
     assert "plainunet-serve" not in problem["message"], "a path of the server"
     assert "/tmp" not in problem["message"]
+    assert "pair" not in problem["message"], "advice for datasets"
+    assert "buffer" not in problem["message"], "words of a library"
     assert server.memory() < before + 400_000_000
     assert server.predict(PNG).status_code == 200
 
@@ -661,6 +669,7 @@ def test_models_are_swapped_under_load(checkpoints: dict[str, Path], requests: i
             for bad in (b"", b"hello", checkpoints["first"].read_bytes()[:5000]):
                 answer = server.post("/v1/model", content=bad, **KNOWN)
                 assert (answer.status_code, answer.json()["code"]) == (422, "not-a-model")
+                assert ".safetensors" in answer.json()["message"]
             assert client.model()["digest"] == digests["first"]
         stop.set()
         for thread in threads:
@@ -857,3 +866,40 @@ def test_the_client(server: Server, predictor: Predictor, tmp_path: Path) -> Non
         assert (refused.value.status, refused.value.code) == (415, "not-an-image")
     with Client("http://127.0.0.1:9") as client, pytest.raises(OSError, match=":9"):
         client.predict(PNG)
+
+
+def test_the_client_refuses_what_is_no_image_or_address(tmp_path: Path) -> None:
+    with Client() as client:
+        for none in ("", None):
+            with pytest.raises(ValueError, match="image"):
+                client.predict(none)  # type: ignore[arg-type]
+        with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
+            client.predict(tmp_path)
+    with pytest.raises(ValueError, match="http://"):
+        Client("localhost:8101")
+
+
+@pytest.mark.parametrize("method", ["model", "swap_model"])
+def test_a_broken_connection(method: str, tmp_path: Path) -> None:
+    """The first connection breaks, as of a process that is killed; the next one answers."""
+    seen: list[bytes] = []
+
+    def answer() -> None:
+        for content in (b"", b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"digest": "new"}'):
+            connection, _ = listener.accept()
+            with connection:
+                seen.append(connection.recv(65536))
+                connection.sendall(content)
+
+    (tmp_path / "a").touch()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        threading.Thread(target=answer, daemon=True).start()
+        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            if method == "model":
+                assert client.model() == {"digest": "new"}
+            else:  # it may have done its work
+                with pytest.raises(OSError, match="no answer"):
+                    client.swap_model(tmp_path / "a")
+                assert len(seen) == 1
+                httpx.get(client._http.base_url, trust_env=False)  # ends the thread

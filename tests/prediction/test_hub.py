@@ -141,6 +141,9 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
     for name in (tmp_path, tmp_path / "none", "./none", "none", tmp_path / "a.safetensors"):
         with pytest.raises(FileNotFoundError):
             Predictor.from_pretrained(name)
+    (tmp_path / "a.safetensors").rename(tmp_path / "best.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"Predictor\.load"):  # the folder of a run
+        Predictor.from_pretrained(tmp_path)
 
 
 class _Hub(BaseHTTPRequestHandler):

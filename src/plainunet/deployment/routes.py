@@ -161,8 +161,18 @@ def _require_token(
         raise RefusedError(401, "unauthorized", "Send the token: Authorization: Bearer TOKEN.")
 
 
+def _require_known(request: Request) -> None:
+    """Refuse parameters of the query that the route does not have."""
+    known = [each.alias for each in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            has = f"has {' and '.join(known)}" if known else "has none"
+            message = f"{name[:80]}: no parameter of {request.url.path}, which {has}."
+            raise RefusedError(422, "bad-parameter", message)
+
+
 _open = APIRouter()
-_v1 = APIRouter(prefix="/v1", dependencies=[Depends(_require_token)])
+_v1 = APIRouter(prefix="/v1", dependencies=[Depends(_require_token), Depends(_require_known)])
 _v2 = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 _Service = Annotated[Service, Depends(_service)]
 _Output = Annotated[

@@ -206,7 +206,8 @@ class Service:
                 model = await self._use(file)
             except (ValueError, OSError, RuntimeError) as error:
                 message = str(error).replace(f"{folder}/", "")
-                raise RefusedError(422, "not-a-model", message) from None
+                accepted = "Send a checkpoint (.safetensors) or an exported file (.onnx)."
+                raise RefusedError(422, "not-a-model", f"{message} {accepted}") from None
             if self._shared:
                 await asyncio.to_thread(_share, file, model.digest, self._shared)
                 self._tell(self._shared)

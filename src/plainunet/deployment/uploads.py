@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -378,5 +379,7 @@ def refuse(error: Exception, folder: Path) -> RefusedError:
     message = str(error)
     for part in sorted({f"{each}/" for each in folder.rglob("*") if each.is_dir()}, reverse=True):
         message = message.replace(part, "")
+    # that is advice for the files of a dataset
+    message = re.sub(r"Copy it again, or remove (it|its pair)\.", "Send it again.", message)
     code = error.code if isinstance(error, DataError) else "unusable"
     return RefusedError(_STATUS.get(code, 422), code, message)

@@ -248,6 +248,8 @@ def decoding(path: Source) -> Iterator[None]:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
         reason = " ".join(str(error).split())
+        if isinstance(error, struct.error):  # its text speaks of buffers
+            reason = "a header is not complete"
         if is_out_of_memory(error):
             raise DataError(
                 f"{path} does not fit in memory ({reason}). Cut it into smaller images, or free "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plainunet.errors import Error
 from plainunet.files import write_whole
-from plainunet.network.card import Card
+from plainunet.network.card import BEST_FILE, Card
 from plainunet.page import count, interval, render, score
 from plainunet.prediction.exported import SUFFIXES, load_exported, need
 from plainunet.system import shorten
@@ -209,6 +209,8 @@ def find_model(name: str | Path, revision: str | None, token: str | None) -> Pat
         for each in NAMES:
             if (folder / each).is_file():
                 return folder / each
+        if (run := folder / BEST_FILE).is_file():
+            raise FileNotFoundError(f'{folder}: is a run. Use Predictor.load("{run}") instead.')
         raise FileNotFoundError(f"{folder}: has no {' or '.join(NAMES)}.")
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise FileNotFoundError(
