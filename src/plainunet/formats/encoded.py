@@ -248,7 +248,7 @@ def decoding(path: Source) -> Iterator[None]:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
         reason = " ".join(str(error).split())
-        if isinstance(error, struct.error):  # its text speaks of buffers
+        if any(isinstance(each, struct.error) for each in (error, error.__cause__)):
             reason = "a header is not complete"
         if is_out_of_memory(error):
             raise DataError(
