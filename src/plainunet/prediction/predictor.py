@@ -371,7 +371,8 @@ class Predictor:
         threshold or other settings were changed when the model was loaded.
 
         Args:
-            folder: New folder, or one that this function wrote before, which is overwritten.
+            folder: New or empty folder, or one that this function wrote before, which is
+                overwritten.
             name: Title of the model card. Default: the folder's name.
             license: Identifier of the model's licence, such as "mit". Default: not stated.
             example: Image for the model card, such as one of a run's `saved_images/`. Default:
@@ -379,12 +380,14 @@ class Predictor:
 
         Raises:
             FileNotFoundError: The example does not exist.
-            ValueError: The folder has other files, the model is an ensemble, or its file has
-                changed since it was loaded.
+            ValueError: The folder has other files or folders, the example is not an image, the
+                model is an ensemble, or its file has changed since it was loaded.
         """
-        own_name = Path(folder).absolute().name
-        shown = None if example is None else Path(example)
-        save_model(self, Path(folder), About(name or own_name, license, own_name, shown))
+        path = take_path(folder, "folder")
+        require_types(name=(name, str), license=(license, str))
+        own_name = path.absolute().name
+        shown = None if example is None else take_path(example, "example")
+        save_model(self, path, About(name or own_name, license, own_name, shown))
 
     def push_to_hub(
         self,
@@ -413,7 +416,10 @@ class Predictor:
             OSError: The Hub refuses it, or cannot be reached.
             ValueError: As by `save_pretrained`, or huggingface_hub is not installed.
         """
-        shown = None if example is None else Path(example)
+        if not isinstance(repository, str):
+            raise wrong("repository", repository, "OWNER/NAME")
+        require_types(license=(license, str))
+        shown = None if example is None else take_path(example, "example")
         about = About(repository.partition("/")[2] or repository, license, repository, shown)
         return push_model(self, about, private, token)
 
