@@ -19,7 +19,7 @@ from tifffile import TiffFile
 from plainunet.config import Output
 from plainunet.dataset.lists import find_images
 from plainunet.dataset.pairs import open_slices
-from plainunet.errors import Error, require_choice, take_path, wrong
+from plainunet.errors import Error, require_choice, require_types, take_path, wrong
 from plainunet.files import remove_abandoned, require_writable, write_json
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.masks import read_mask
@@ -109,6 +109,9 @@ def predict(
     given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
     reporter = or_default(reporter)
     _check_save(save)
+    require_types(overwrite=(overwrite, bool), min_area=(min_area, int))
+    if min_area < 0:
+        raise wrong("min_area", min_area, "0 or more pixels")
     if isinstance(model, Predictor) and loading:
         raise wrong(next(iter(loading)), model, "a path as model, to be loaded with it")
     if not isinstance(model, Predictor):
@@ -136,6 +139,8 @@ def _check_save(save: Sequence[str]) -> None:
 def _whole(images: Sequence[AnyImage]) -> Iterator[Any]:
     """Images to keep in memory: those that paths stand for, and others as they are."""
     for each in images:
+        if isinstance(each, list | tuple):
+            raise wrong("images", each, "one flat list of images")
         if not isinstance(each, str | Path):
             yield each
             continue

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args, overload
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.config import BackendName, CardOptions
+from plainunet.config import BackendName, CardOptions, Precision
 from plainunet.errors import Error, require_choice, require_types, take_path, wrong
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import read_reduced, take_image
@@ -172,7 +173,7 @@ class Predictor:
             others: More networks of an ensemble with their cards; probabilities are averaged. Of
                 these cards, only the size and factor are used.
             device: "auto", "cpu", "cuda" or "mps".
-            precision: "auto", "fp32" or "bf16".
+            precision: "auto", "fp32", "bf16" or "fp16" (for CUDA GPUs without bf16).
             memory: Memory that an image may take [bytes], in addition to that of the process;
                 larger images are predicted in tiles. Default: tiles if one pass would take more
                 than about two gigabytes.
@@ -185,8 +186,9 @@ class Predictor:
         require_types(card=(card, Card))
         if not hasattr(network, "architecture"):
             raise wrong("network", network, "a UNet (or Predictor.load for a file)")
-        if isinstance(memory, str):
-            raise wrong("memory", memory, "a number of bytes")
+        if memory is not None and not (isinstance(memory, Real) and memory > 0):
+            raise wrong("memory", memory, "a number of bytes above 0")
+        require_choice(precision, get_args(Precision), "precision")
         classes = network.architecture["num_classes"]
         if card is None:
             numbers = tuple(str(number) for number in range(classes))
@@ -254,10 +256,12 @@ class Predictor:
                 "openvino" (both exported kinds, and checkpoints with an input size). "auto" is
                 PyTorch for checkpoints; see also `accelerate`.
             device: "auto", "cpu", "cuda" or "mps".
-            precision: "auto", "fp32" or "bf16"; an exported file has its own.
+            precision: "auto", "fp32", "bf16" or "fp16" (for CUDA GPUs without bf16); an exported
+                file has its own.
             memory: Memory that an image may take [bytes].
             network: The factory (or a module) of checkpoints whose network is your own, or its
-                name `package.module:factory`, as for `train`; or a list of them.
+                name `package.module:factory`, as for `train`; or a list of them, some of which
+                may be of other checkpoints.
             instead: Overrides of the (first) checkpoint's card: `threshold`, `tta`, `scales`,
                 `min_object`, `fill_holes`, as in `Card`.
 
@@ -267,7 +271,8 @@ class Predictor:
         Raises:
             FileNotFoundError: A file does not exist.
             ValueError: A file is not a model, the models have different classes, the backend or
-                device is not available, or an override is invalid.
+                device is not available, an override is invalid, or a network is given for a
+                U-Net.
         """
         given = path if isinstance(path, list | tuple) else [path]
         paths = [file for each in given for file in find_checkpoints(take_path(each, "path"))]
@@ -277,7 +282,11 @@ class Predictor:
         instead = CardOptions(**instead).instead()
         own = parts_of(network, "--network")
         (first, card), *others = [load_model(Path(each), backend, device, own) for each in paths]
-        _require_one_kind([first, *(each for each, _ in others)], paths)
+        networks = [first, *(each for each, _ in others)]
+        _require_one_kind(networks, paths)
+        is_needed = any("factory" in each.architecture for each in networks)
+        if own and not is_needed and not isinstance(network, list | tuple):
+            raise wrong("network", network, f"None, since {paths[0]} is a U-Net")
         if "threshold" in instead and (classes := len(card.class_names)) > 2:
             raise Error(
                 f"--threshold needs a model with two classes; this one has {classes} "
@@ -447,7 +456,7 @@ class Predictor:
             ValueError: It is no image, or does not fit the model.
         """
         if isinstance(image, list | tuple):
-            return [self.predict(each) for each in image]
+            return [self.predict(take_image(each)) for each in image]
         windows = as_windows(take_image(image))
         return self.clean(np.concatenate(list(self.mask_bands(windows))))
 
@@ -505,6 +514,8 @@ class Predictor:
 
     def fits_batch(self, size: tuple[int, int]) -> int:
         """Largest batch of `masks` for images of a height and width [pixels], at least 1."""
+        if np.shape(size) != (2,):
+            raise wrong("size", size, "the height and width")
         return min(view.fits_batch(size) for view in self._views)
 
     def masks(self, images: Sequence[Windows]) -> list[NDArray[np.uint8]]:
@@ -516,6 +527,8 @@ class Predictor:
         Returns:
             A mask [H, W] uint8 of each, as by `predict`.
         """
+        if not images:
+            return []
         found = []
         streams = zip(*(view.batch(images) for view in self._views), strict=True)
         for image, views in zip(images, streams, strict=True):
@@ -588,6 +601,8 @@ class Predictor:
 
     def _bands(self, image: Windows, first: int) -> Iterator[Logits]:
         """Logits of the mean probabilities over all views, at the image's own size."""
+        if isinstance(image, np.ndarray):
+            raise wrong("image", image, "its windows, as by Predictor.prepare")
         self.warn_of(image)
         bands = partial(self._mean_bands, image)
         yield from in_smaller_parts(bands, self._views, first)
