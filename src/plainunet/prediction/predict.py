@@ -108,10 +108,7 @@ def predict(
     """
     given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
     reporter = or_default(reporter)
-    _check_save(save)
-    require_types(overwrite=(overwrite, bool), min_area=(min_area, int))
-    if min_area < 0:
-        raise wrong("min_area", min_area, "0 or more pixels")
+    _check(save, overwrite, min_area)
     if isinstance(model, Predictor) and loading:
         raise wrong(next(iter(loading)), model, "a path as model, to be loaded with it")
     if not isinstance(model, Predictor):
@@ -128,8 +125,11 @@ def predict(
     return Predictions(masks=[model.predict(each) for each in reading])
 
 
-def _check_save(save: Sequence[str]) -> None:
-    """Refuse unknown outputs, and a text in place of a list of them."""
+def _check(save: Sequence[str], overwrite: bool, min_area: int) -> None:
+    """Refuse unknown outputs, a text in place of a list of them, and other types and values."""
+    require_types(overwrite=(overwrite, bool), min_area=(min_area, int))
+    if min_area < 0:
+        raise wrong("min_area", min_area, "0 or more pixels")
     if isinstance(save, str):
         raise wrong("save", save, f"a list, such as [{save!r}]")
     for each in save:

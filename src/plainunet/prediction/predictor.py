@@ -256,12 +256,10 @@ class Predictor:
                 "openvino" (both exported kinds, and checkpoints with an input size). "auto" is
                 PyTorch for checkpoints; see also `accelerate`.
             device: "auto", "cpu", "cuda" or "mps".
-            precision: "auto", "fp32", "bf16" or "fp16" (for CUDA GPUs without bf16); an exported
-                file has its own.
+            precision: "auto", "fp32", "bf16" or "fp16"; an exported file has its own.
             memory: Memory that an image may take [bytes].
             network: The factory (or a module) of checkpoints whose network is your own, or its
-                name `package.module:factory`, as for `train`; or a list of them, some of which
-                may be of other checkpoints.
+                name `package.module:factory`, as for `train`; or a list, also with others.
             instead: Overrides of the (first) checkpoint's card: `threshold`, `tta`, `scales`,
                 `min_object`, `fill_holes`, as in `Card`.
 
@@ -271,8 +269,7 @@ class Predictor:
         Raises:
             FileNotFoundError: A file does not exist.
             ValueError: A file is not a model, the models have different classes, the backend or
-                device is not available, an override is invalid, or a network is given for a
-                U-Net.
+                device is not available, or an override or the network is invalid.
         """
         given = path if isinstance(path, list | tuple) else [path]
         paths = [file for each in given for file in find_checkpoints(take_path(each, "path"))]
@@ -282,16 +279,10 @@ class Predictor:
         instead = CardOptions(**instead).instead()
         own = parts_of(network, "--network")
         (first, card), *others = [load_model(Path(each), backend, device, own) for each in paths]
-        networks = [first, *(each for each, _ in others)]
-        _require_one_kind(networks, paths)
-        is_needed = any("factory" in each.architecture for each in networks)
-        if own and not is_needed and not isinstance(network, list | tuple):
-            raise wrong("network", network, f"None, since {paths[0]} is a U-Net")
+        _require_one_kind(networks := [first, *(each for each, _ in others)], paths)
+        _require_own(networks, paths, network)
         if "threshold" in instead and (classes := len(card.class_names)) > 2:
-            raise Error(
-                f"--threshold needs a model with two classes; this one has {classes} "
-                "and chooses the most probable class."
-            )
+            raise Error(f"--threshold needs two classes; of {classes}, the most probable is taken.")
         card = dataclasses.replace(card, **instead)
         made = cls(first, card, others=others, device=device, precision=precision, memory=memory)
         made.own, made._may_convert = own, backend == "auto"
@@ -667,6 +658,16 @@ def _require_one_kind(networks: "Sequence[Network | ExportedNetwork]", paths: li
             f"{', '.join(map(str, paths))}: an ensemble needs models of one kind: checkpoints, or "
             "exported files."
         )
+
+
+def _require_own(
+    networks: "Sequence[Network | ExportedNetwork]", paths: list[Path], given: Any
+) -> None:
+    """Refuse a factory or module, if none of the networks is made by one; a list may be general."""
+    if not isinstance(given, list | tuple | None) and not any(
+        "factory" in each.architecture for each in networks
+    ):
+        raise wrong("network", given, f"None, since {paths[0]} is a U-Net")
 
 
 def _require_same_classes(classes: int, card: Card, others: Sequence[Card]) -> None:
