@@ -14,7 +14,7 @@ import numpy as np
 
 from plainunet import page
 from plainunet.dataset.dataset import SegmentationDataset
-from plainunet.errors import Error, require_choice, take_path
+from plainunet.errors import Error, require_choice, require_types, take_path
 from plainunet.evaluation.evaluate import open_dataset
 from plainunet.evaluation.measure import Measurement, measure, predict_images
 from plainunet.evaluation.metrics import (

@@ -23,7 +23,7 @@ from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import ArrayWindows, Windows, as_windows
 from plainunet.network.card import Card, find_checkpoints
 from plainunet.palette import default_colors
-from plainunet.parts import Part, parts_of
+from plainunet.parts import Part, given_part, parts_of
 from plainunet.prediction.backends import ArrayBackend, Backend, Logits, Turn
 from plainunet.prediction.exported import (
     SUFFIXES,
@@ -167,7 +167,9 @@ class Predictor:
         """Wrap a network and move it to the device.
 
         Args:
-            network: The network, available as `network`.
+            network: The network, available as `network`. With a card also a module of your own,
+                from images [N, C, H, W], 0..1 for integers, to logits [N, K, H, W]; C is its
+                attribute `in_channels`, or 3.
             card: Its description: input size, classes, threshold. Default: images keep their own
                 size, and classes are named by numbers.
             others: More networks of an ensemble with their cards; probabilities are averaged. Of
@@ -185,7 +187,7 @@ class Predictor:
         """
         require_types(card=(card, Card))
         if not hasattr(network, "architecture"):
-            raise wrong("network", network, "a UNet (or Predictor.load for a file)")
+            network = _wrap(network, card)
         if memory is not None and not (isinstance(memory, Real) and memory > 0):
             raise wrong("memory", memory, "a number of bytes above 0")
         require_choice(precision, get_args(Precision), "precision")
@@ -638,6 +640,19 @@ def load_model(
     network, card = load_checkpoint(path, own)
     fold_batch_normalisation(network)
     return network, card
+
+
+def _wrap(module: Any, card: Card | None) -> "Network":
+    """Wrap a module that the user wrote, with the classes of its card."""
+    if card is None or not hasattr(module, "state_dict"):
+        wanted = "a UNet, or a module of your own with a card (or Predictor.load for a file)"
+        raise wrong("network", module, wanted)
+    from plainunet.network.own import make_own_network
+
+    channels, is_training = getattr(module, "in_channels", 3), module.training
+    own = make_own_network(given_part(module), channels, len(card.class_names)).cpu()
+    own.estimate_width(card.size or (64, 64))
+    return own.train(is_training)
 
 
 def _run_on(
