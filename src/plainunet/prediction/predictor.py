@@ -284,7 +284,7 @@ class Predictor:
         _require_one_kind(networks := [first, *(each for each, _ in others)], paths)
         _require_own(networks, paths, network)
         if "threshold" in instead and (classes := len(card.class_names)) > 2:
-            raise Error(f"--threshold needs two classes; of {classes}, the most probable is taken.")
+            raise Error(f"--threshold needs two classes; the most probable of {classes} is taken.")
         card = dataclasses.replace(card, **instead)
         made = cls(first, card, others=others, device=device, precision=precision, memory=memory)
         made.own, made._may_convert = own, backend == "auto"
