@@ -216,6 +216,8 @@ def describe_python() -> str:
                 continue
             if method.name.startswith("_") and method.name != "__init__":
                 continue
+            if "overload" in map(ast.unparse, method.decorator_list):
+                continue
             shown = name if method.name == "__init__" else f"{name}.{method.name}"
             page += f"\n### `{shown}{'()' if shown == name else ''}`\n\n{signature(method, shown)}"
             page += as_markdown(ast.get_docstring(method))

@@ -42,7 +42,8 @@ CODE = {"sh", "python", "toml", "json"}
 # a backslash at the end joins a line with the next
 CONTINUED = re.compile(r"\\\n[#\s]*")
 MADE = re.compile(
-    r"[Mm]ade by `(?:python docs/(\w+\.py)|plainunet \w+)|held-out image of `plainunet"
+    r"[Mm]ade by `(?:python ((?:docs|benchmarks)/\w+\.py)|plainunet \w+)"
+    r"|held-out image of `plainunet"
 )
 
 
@@ -290,7 +291,7 @@ def test_figures_name_the_command_that_makes_them() -> None:
         for figure in re.finditer(r"^!\[[^\]]*\]\([^)]*\)$", text, flags=re.MULTILINE):
             made = MADE.search(text, figure.end(), figure.end() + 400)
             assert made, f"{page.name}: {figure[0]}"
-            assert not made[1] or (CHECKOUT / "docs" / made[1]).exists()
+            assert not made[1] or (CHECKOUT / made[1]).exists()
 
 
 def test_the_figures_of_the_network_are_up_to_date(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import plainunet
@@ -94,7 +95,7 @@ def test_images_are_arrays_files_pillow_images_and_lists(trained: Trained) -> No
         assert predictor.predict(given[4]).shape == mask.shape
         kept = plainunet.predict(predictor, given[:4]).masks
     assert all(np.array_equal(each, mask) for each in [*found, *kept])
-    assert predictor.predict([]) == []
+    assert predictor.predict([]) == predictor.masks([]) == []
     whole = plainunet.predict(trained.run, trained.data / "images", **CPU).masks
     assert len(whole) == 10
     assert np.array_equal(whole[0], mask)
@@ -134,7 +135,10 @@ def test_masks_are_saved_as_they_are_read(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
         plainunet.save_mask(str(tmp_path / name), mask)
         assert plainunet.read_mask(str(tmp_path / name)).tolist() == mask.tolist()
-    plainunet.save_mask(tmp_path / "b.png", mask == 1, [(0, 0, 0), (255, 0, 0)])
+    for colors in ([(0, 0, 0), (255, 0, 0)], np.array([[0, 0, 0], [255, 0, 0]], np.uint8)):
+        plainunet.save_mask(tmp_path / "b.png", mask == 1, colors)
+        with Image.open(tmp_path / "b.png") as image:
+            assert image.getpalette()[:6] == [0, 0, 0, 255, 0, 0]
     assert plainunet.read_mask(tmp_path / "b.png").tolist() == (mask == 1).astype(int).tolist()
 
 
@@ -183,10 +187,40 @@ WRONG: dict[str, tuple[Call, str, str]] = {
     "load: threshold": (lambda run: Predictor.load(run, threshold=2), "threshold", "2"),
     "load: keyword": (lambda run: Predictor.load(run, treshold=1), "treshold", "threshold"),
     "load: memory": (lambda run: Predictor.load(run, memory="2G"), "memory", "2G"),
+    "load: no memory": (lambda run: Predictor.load(run, memory=-1), "memory", "-1"),
+    "load: precision": (lambda run: Predictor.load(run, precision="fp8"), "precision", "fp8"),
+    "load: network": (lambda run: Predictor.load(run, network=5), "network", "int 5"),
+    "load: factory": (lambda run: Predictor.load(run, network=make_network), "network", "U-Net"),
+    "save: folder": (lambda run: Predictor.load(run).save_pretrained(5), "folder", "5"),
+    "save: name": (lambda run: Predictor.load(run).save_pretrained(run / "x", name=7), "name", "7"),
+    "save: license": (
+        lambda run: Predictor.load(run).save_pretrained(run / "x", license=5),
+        "license",
+        "5",
+    ),
+    "fits_batch": (lambda run: Predictor.load(run).fits_batch(100), "size", "100"),
+    "mask_bands": (lambda run: next(Predictor.load(run).mask_bands(GREY)), "image", "uint8"),
+    "Card: names": (lambda run: plainunet.Card("ab", ((0, 0, 0),) * 2, None), "class_names", "ab"),
+    "Card: size": (lambda run: plainunet.Card(("a", "b"), ((0, 0, 0),) * 2, 5), "size", "5"),
     "Predictor: network": (lambda run: Predictor("best"), "network", "best"),
     "image: shape": (lambda run: Predictor.load(run).predict(GREY[None, None]), "image", "[1, 1,"),
     "image: dtype": (lambda run: Predictor.load(run).predict(GREY > 0), "image", "bool"),
     "image: type": (lambda run: Predictor.load(run).predict(None), "image", "None"),
+    "image: tensor": (lambda run: Predictor.load(run).predict(torch.zeros(1)), "image", "numpy()"),
+    "image: path": (lambda run: Predictor.load(run).predict("a\0b"), "image", "a\\x00b"),
+    "image: nested": (lambda run: Predictor.load(run).predict([[GREY]]), "image", "list"),
+    "predict: nested": (lambda run: plainunet.predict(run, [[GREY]]), "images", "flat"),
+    "predict: area": (lambda run: plainunet.predict(run, GREY, min_area=-1), "min_area", "-1"),
+    "predict: overwrite": (
+        lambda run: plainunet.predict(run, GREY, overwrite="yes"),
+        "overwrite",
+        "yes",
+    ),
+    "predict: reporter": (
+        lambda run: plainunet.predict(run, GREY, reporter=print),
+        "reporter",
+        "print",
+    ),
     "predict: model": (lambda run: plainunet.predict(None, "a.png"), "model", "None"),
     "predict: save": (
         lambda run: plainunet.predict(run, run, run, save=["overlays"]),
@@ -196,6 +230,15 @@ WRONG: dict[str, tuple[Call, str, str]] = {
     "predict: array": (lambda run: plainunet.predict(run, GREY, run), "images", "[8, 9]"),
     "read_image: path": (lambda run: plainunet.read_image(GREY), "path", "uint8"),
     "read_mask: path": (lambda run: plainunet.read_mask(None), "path", "None"),
+    "read_mask: empty": (lambda run: plainunet.read_mask(""), "path", "''"),
+    **{
+        f"save_mask: colors {colors!r}": (
+            lambda run, colors=colors: plainunet.save_mask("m.png", GREY + 1, colors),
+            "colors",
+            "RGB",
+        )
+        for colors in (5, [], [[0, 0, 0]], [[0, 0], [1]], [[0, 0, 0], [0, 0, 300]], np.eye(3))
+    },
     "save_mask: dtype": (
         lambda run: plainunet.save_mask("m.png", GREY / 2),
         "mask",
@@ -210,6 +253,7 @@ WRONG: dict[str, tuple[Call, str, str]] = {
     "save_mask: path": (lambda run: plainunet.save_mask("m.jpg", GREY), "path", ".jpg"),
     "UNet: type": (lambda run: plainunet.UNet("3"), "in_channels", "'3'"),
     "UNet: range": (lambda run: plainunet.UNet(3, 1), "num_classes", "1"),
+    "UNet: size": (lambda run: plainunet.UNet(1, 2, 1, 1).output_size("a", 3), "height", "'a'"),
     "UNet: keyword": (lambda run: plainunet.UNet(upsampling="up"), "upsampling", "up"),
     "dataset: known": (
         lambda run: plainunet.SegmentationDataset.open(run, {"ignore": 1}),

@@ -56,9 +56,9 @@ def take_path(given: object, name: str) -> Path:
     """Take the path of a file or folder; refuse anything else.
 
     Raises:
-        Error: It is neither a str nor a Path.
+        Error: It is neither a str nor a Path, or no path: empty, or with a zero byte.
     """
-    if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+    if not isinstance(given, str | os.PathLike) or str(given) == "" or "\0" in str(given):
         raise wrong(name, given, "a path, as str or Path")
     return Path(given)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from plainunet.errors import require_types
+
 _Item = TypeVar("_Item")
 
 verbosity = 0
@@ -183,5 +185,10 @@ make_default: Callable[[], Reporter] = Reporter
 
 
 def or_default(reporter: Reporter | None) -> Reporter:
-    """The reporter given to a call, or the default."""
+    """The reporter given to a call, or the default.
+
+    Raises:
+        Error: It is no reporter.
+    """
+    require_types(reporter=(reporter, Reporter))
     return make_default() if reporter is None else reporter

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plainunet import Predictor, TrainConfig, train
+from plainunet import Error, Predictor, TrainConfig, train
 from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import load_checkpoint
 
@@ -124,6 +124,14 @@ def test_what_was_not_saved_here_is_never_overwritten(saved: Path, tmp_path: Pat
         predictor.save_pretrained(own.parent)
     assert [path.name for path in own.parent.iterdir()] == ["README.md"]
     assert own.read_text() == "mine"
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    for folder in (tmp_path / "data", tmp_path / "other", own):
+        with pytest.raises(Error, match=folder.name):
+            predictor.save_pretrained(folder)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["images"]
+    (tmp_path / "empty").mkdir()
+    predictor.save_pretrained(tmp_path / "empty")
 
 
 def test_refusals(run: Path, tmp_path: Path) -> None:
@@ -134,6 +142,9 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
         ensemble.save_pretrained(tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"missing\.png"):
         predictor.save_pretrained(tmp_path / "out", example=tmp_path / "missing.png")
+    with pytest.raises(Error) as caught:
+        predictor.save_pretrained(tmp_path / "out", example=__file__)
+    assert caught.value.code == "not-an-image"
     os.utime(tmp_path / "a.safetensors", ns=(0, 0))
     with pytest.raises(ValueError, match="changed"):
         predictor.save_pretrained(tmp_path / "out")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from plainunet import Predictor, TrainConfig, compare, evaluate
+from plainunet import Error, Predictor, TrainConfig, compare, evaluate
 from plainunet.__main__ import _run
 from plainunet.network.card import CheckpointError
 from plainunet.network.own import make_own_network
@@ -19,6 +19,7 @@ from plainunet.parts import Part, PartError, given_part
 from plainunet.settings import load_config
 from plainunet.training.train import resume, train
 
+from ..models import make_card
 from .conftest import Draw, PowerCut, Recorder, cut_after
 
 MODULE = """
@@ -249,6 +250,13 @@ def test_a_module_trains_in_place_and_predicts(
         Predictor.from_pretrained(tmp_path / "saved")
     saved = Predictor.from_pretrained(tmp_path / "saved", network=Plain)
     assert (saved.predict(image) == mask).all()
+    with pytest.raises(Error, match="network"):
+        Predictor(module)
+    wrapped = Predictor(module, make_card(2), device="cpu")
+    assert wrapped.predict(image).shape == (45, 37)
+    wrapped.save_pretrained(tmp_path / "wrapped")
+    saved = Predictor.from_pretrained(tmp_path / "wrapped", network=Plain, device="cpu")
+    assert (saved.predict(image) == wrapped.predict(image)).all()
     scores = evaluate(best, data, network=Plain)
     assert scores.of_images()
     both = compare(best, best, data, network=Plain)

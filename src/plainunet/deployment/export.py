@@ -143,7 +143,7 @@ def export(
         ```
     """
     checkpoint, out = find_checkpoint(take_path(checkpoint, "checkpoint")), take_path(out, "out")
-    require_types(options=(options, ExportOptions), reporter=(reporter, Reporter))
+    require_types(options=(options, ExportOptions))
     options, reporter = options or _options(out, settings), or_default(reporter)
     _require_possible(out, options)
     own, card = load_checkpoint(checkpoint, parts_of(network, "--network"))

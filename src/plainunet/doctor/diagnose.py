@@ -116,7 +116,7 @@ def check(
         print(found.summary["shares"], [each.code for each in found.findings])
         ```
     """
-    require_types(config=(config, DataConfig), seed=(seed, int), reporter=(reporter, Reporter))
+    require_types(config=(config, DataConfig), seed=(seed, int))
     reporter = or_default(reporter)
     keep_freed_memory()
     data, config = take_path(data, "data"), config or DataConfig()

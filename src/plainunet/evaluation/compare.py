@@ -161,7 +161,7 @@ def compare(
         print(found.difference("dice").interval)
         ```
     """
-    require_types(reporter=(reporter, Reporter), folder=(folder, Mapping))
+    require_types(folder=(folder, Mapping))
     reporter = or_default(reporter)
     out = None if out is None else take_path(out, "out")
     if out is not None and out.exists() and any(out.iterdir()):
@@ -194,8 +194,9 @@ def compare(
 
 
 def _load(paths: Sequence[Path], network: Any, device: str, precision: str) -> list[Predictor]:
+    own = parts_of(network, "--network")  # of one of the two, perhaps
     models = [
-        Predictor.load(path, device=device, precision=precision, network=network) for path in paths
+        Predictor.load(path, device=device, precision=precision, network=own) for path in paths
     ]
     first, second = (model.card.class_names for model in models)
     if first != second:

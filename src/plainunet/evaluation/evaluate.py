@@ -25,7 +25,7 @@ from plainunet.dataset.shards import ShardedDataset
 from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.dataset.stored import as_folder
 from plainunet.dataset.verify import check_pairs
-from plainunet.errors import Error, require_choice, require_types, take_path
+from plainunet.errors import Error, require_choice, take_path
 from plainunet.evaluation.measure import measure, predict_images, score_images
 from plainunet.evaluation.metrics import PER_CLASS, Metrics, with_own
 from plainunet.evaluation.report import About, choose_shown, show, write_report
@@ -119,7 +119,6 @@ def evaluate(
         print(scores.dice, scores.interval("dice"))
         ```
     """
-    require_types(reporter=(reporter, Reporter))
     reporter = or_default(reporter)
     checkpoint = take_path(checkpoint, "checkpoint")
     predictor = Predictor.load(

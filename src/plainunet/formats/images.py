@@ -121,6 +121,8 @@ def take_image(given: Any) -> NDArray[Any]:
     if isinstance(given, Image.Image):
         return _from_pillow(given)
     wanted = "an array [H, W, C] or [H, W] of integers or floats, an image of Pillow, or a path"
+    if type(given).__module__ == "torch":
+        raise wrong("image", given, "an array [H, W, C] (tensor.permute(1, 2, 0).numpy())")
     if not isinstance(given, np.ndarray) or given.dtype.kind not in "uif":
         raise wrong("image", given, wanted)
     if given.ndim not in (2, 3) or not given.size:

@@ -216,7 +216,7 @@ def read_mask(path: str | Source) -> NDArray[Any]:
         ```
     """
     if isinstance(path, str):
-        path = parse_source(path)
+        path = parse_source(take_path(path, "path"))
     if isinstance(path, CocoImage):
         return coco.read_ids(path)
     if isinstance(path, RleImage):

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationEr
 
 from plainunet import __version__
 from plainunet.config import TTAName
-from plainunet.errors import Error
+from plainunet.errors import Error, wrong
 from plainunet.system import shorten
 
 FORMAT = 1
@@ -109,6 +109,17 @@ class Card:
     """Holes of up to this number of pixels are filled."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the software that wrote the checkpoint."""
+
+    def __post_init__(self) -> None:
+        """Refuse arguments that are not of the fields' shapes; files are checked in full."""
+        if not isinstance(self.class_names, tuple | list):
+            raise wrong("class_names", self.class_names, "the name of each class")
+        if not isinstance(self.colors, tuple | list):
+            raise wrong("colors", self.colors, "RGB of each class")
+        if self.size is not None and not (
+            isinstance(self.size, tuple | list) and len(self.size) == 2
+        ):
+            raise wrong("size", self.size, "the height and width, or None")
 
 
 def write_metadata(architecture: dict[str, Any], card: Card, **more: Any) -> dict[str, Any]:

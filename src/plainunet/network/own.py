@@ -129,7 +129,7 @@ class OwnNetwork(nn.Module):
             for size in sizes:
                 image = torch.rand(_CHECKED, self.in_channels, *size)
                 if size == sizes[0]:
-                    self.architecture["base_channels"] = self._estimate_width(image)
+                    self.estimate_width(size)
                 with torch.enable_grad():
                     logits = self.train()(image)
                 if not logits.requires_grad:
@@ -145,9 +145,17 @@ class OwnNetwork(nn.Module):
         for buffer, before in zip(self.buffers(), buffers, strict=True):
             buffer.copy_(before)
 
-    def _estimate_width(self, image: Tensor) -> int:
-        """Half of the largest number of values that a layer has per pixel, as in a `UNet`."""
+    @torch.no_grad()
+    def estimate_width(self, size: tuple[int, int]) -> None:
+        """Set the base channels by a made-up image of this size [pixels].
+
+        They are half of the largest number of values that a layer has per pixel, as in a `UNet`.
+
+        Raises:
+            PartError: The module fails, or its output is no logits of the image's size.
+        """
         largest = 0
+        image = torch.zeros(1, self.in_channels, *size, device=self.mean.device)
 
         def look(module: nn.Module, arguments: Any, result: Any) -> None:
             nonlocal largest
@@ -160,8 +168,8 @@ class OwnNetwork(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        pixels = len(image) * image.shape[2] * image.shape[3]
-        return min(4096, max(1, math.ceil(largest / pixels / 2)))
+        width = math.ceil(largest / (size[0] * size[1]) / 2)
+        self.architecture["base_channels"] = min(4096, max(1, width))
 
 
 Network = UNet | OwnNetwork

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from math import isfinite
+from numbers import Integral
 from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from plainunet.errors import Error, wrong
+from plainunet.errors import Error, require_types, wrong
 from plainunet.network.blocks import (
     DoubleConv,
     Down,
@@ -203,7 +204,7 @@ class UNet(nn.Module):
                 f"{list(image.shape)}."
             )
         if not torch.compiler.is_compiling():  # a check of sizes would fix them in an export
-            self.output_size(image.shape[2], image.shape[3])
+            self.sizes.output_size(image.shape[2], image.shape[3])
         run = recomputed if self.checkpointing and torch.is_grad_enabled() else _run
         feature = run(self.inlet, (image - self.mean[:, None, None]) / self.std[:, None, None])
         skips, decoded = [], []
@@ -229,6 +230,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: The size does not fit; the message names the nearest valid sizes.
         """
+        require_types(height=(height, Integral), width=(width, Integral))
         return self.sizes.output_size(height, width)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
@@ -241,6 +243,7 @@ class UNet(nn.Module):
         Returns:
             Height and width of the image [pixels].
         """
+        require_types(height=(height, Integral), width=(width, Integral))
         return self.sizes.input_size(height, width)
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -39,18 +39,21 @@ def write_mask(path: Path, mask: NDArray[np.uint8], colors: Colors, key: str = "
 
 
 def save_mask(
-    path: str | Path, mask: NDArray[np.integer[Any] | np.bool_], colors: Colors | None = None
+    path: str | Path,
+    mask: NDArray[np.integer[Any] | np.bool_],
+    colors: Sequence[Sequence[int]] | NDArray[np.integer[Any]] | None = None,
 ) -> None:
     """Save a mask as a palette image whose pixel values are the class ids, whole or not at all.
 
     Args:
         path: A .png, or a .tif, which is tiled; an existing file is replaced.
         mask: [H, W] class ids in 0..255, or booleans.
-        colors: RGB of each class, 0..255. Default: black and white for two classes, else black
-            and distinct hues.
+        colors: RGB of each class, 0..255; 255 is grey without one. Default: black and white for
+            two classes, else black and distinct hues.
 
     Raises:
-        Error: The file name has another suffix, or the mask another shape, dtype or range.
+        Error: The file name has another suffix, the mask another shape, dtype or range, or the
+            colours are no RGB values or fewer than the classes.
 
     Example:
         ```python
@@ -71,11 +74,23 @@ def save_mask(
         raise wrong("mask", mask, wanted)
     if mask.min() < 0 or mask.max() > 255:
         raise Error(f"mask: expected {wanted}, but got {mask.min()} to {mask.max()}.", "argument")
-    if colors is not None and np.shape(colors) != (len(colors), 3):
-        raise wrong("colors", colors, "RGB of each class")
     ids = mask.astype(np.uint8)
-    known = colors or default_colors(int(ids[ids != IGNORED].max(initial=1)) + 1)
+    classes = int(ids[ids != IGNORED].max(initial=0)) + 1
+    known = default_colors(max(2, classes)) if colors is None else _take_colors(colors, classes)
     (write_mask if suffix == ".png" else write_tiff_mask)(file, ids, known)
+
+
+def _take_colors(colors: Any, classes: int) -> Colors:
+    """Take colours from outside, at least one of each class."""
+    try:
+        table = np.asarray(colors)
+    except ValueError:  # of different lengths
+        table = np.array("")
+    is_rgb = table.ndim == 2 and table.shape[1] == 3 and table.dtype.kind in "ui"
+    if not is_rgb or not classes <= len(table) <= 256 or table.min() < 0 or table.max() > 255:
+        wanted = f"RGB, integers from 0 to 255, of each class; the mask's largest is {classes - 1}"
+        raise wrong("colors", colors, wanted)
+    return [(red, green, blue) for red, green, blue in table.tolist()]
 
 
 def encode_mask(mask: NDArray[np.uint8], colors: Colors, key: str = "") -> bytes:

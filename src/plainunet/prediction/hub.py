@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plainunet.errors import Error
 from plainunet.files import write_whole
+from plainunet.formats.images import read_image
 from plainunet.network.card import BEST_FILE, Card
 from plainunet.page import count, interval, render, score
 from plainunet.prediction.exported import SUFFIXES, load_exported, need
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 CHECKPOINT, ONNX = NAMES = ("model.safetensors", "model.onnx")
 """Names of the model in a folder."""
 README = "README.md"
+_EXAMPLE = "example"
 _MARK = "<!-- model card written by plainunet -->"
 _METRICS = ("dice", "iou", "precision", "recall")
 _FEW = 10
@@ -60,28 +62,40 @@ def save_model(predictor: "Predictor", folder: Path, about: About) -> None:
 
     Raises:
         FileNotFoundError: The example does not exist.
-        ValueError: The model is an ensemble or changed since it was loaded, its settings cannot be
-            stored in its file, or the folder has files that were not written by this function.
+        ValueError: The example is not an image, the model is an ensemble or changed since it was
+            loaded, its settings cannot be stored in its file, or the folder has files or folders
+            that were not written by this function.
     """
     readme = folder / README
-    is_own = readme.is_file() and _MARK in readme.read_text(encoding="utf-8", errors="replace")
-    taken = [folder / name for name in (*NAMES, README) if (folder / name).exists()]
-    if taken and not is_own:
-        raise Error(
-            f"{taken[0]}: exists, and was not written by save_pretrained. Choose another folder."
-        )
-    if about.example and not about.example.is_file():
-        raise FileNotFoundError(f"{about.example}: no such image.")
+    _require_own(folder)
+    if about.example:
+        read_image(about.example)
     name, card = _write_model(predictor, folder)
     for other in {*NAMES} - {name}:
         (folder / other).unlink(missing_ok=True)
-    shown = f"example{about.example.suffix.lower()}" if about.example else ""
+    shown = f"{_EXAMPLE}{about.example.suffix.lower()}" if about.example else ""
     if about.example:
         with write_whole(folder / shown) as file:
             shutil.copyfile(about.example, file)
     text = write_card(card, predictor.architecture, about, shown)
     with write_whole(readme) as file:
         file.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a folder with anything but an earlier save; hidden files, as of git, are no matter."""
+    if folder.exists() and not folder.is_dir():
+        raise Error(f"{folder}: is a file. Choose a new folder.", path=folder)
+    found = sorted(folder.glob("[!.]*"))
+    readme = folder / README
+    is_own = readme.is_file() and _MARK in readme.read_text(encoding="utf-8", errors="replace")
+    own = {*NAMES, README} if is_own else set[str]()
+    for path in found:
+        if path.name not in own and not (is_own and path.is_file() and path.stem == _EXAMPLE):
+            raise Error(
+                f"{path}: exists, and was not written by save_pretrained. Choose another folder.",
+                path=path,
+            )
 
 
 def _write_model(predictor: "Predictor", folder: Path) -> tuple[str, Card]:

@@ -19,7 +19,7 @@ from tifffile import TiffFile
 from plainunet.config import Output
 from plainunet.dataset.lists import find_images
 from plainunet.dataset.pairs import open_slices
-from plainunet.errors import Error, require_choice, take_path, wrong
+from plainunet.errors import Error, require_choice, require_types, take_path, wrong
 from plainunet.files import remove_abandoned, require_writable, write_json
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.masks import read_mask
@@ -108,7 +108,7 @@ def predict(
     """
     given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
     reporter = or_default(reporter)
-    _check_save(save)
+    _check(save, overwrite, min_area)
     if isinstance(model, Predictor) and loading:
         raise wrong(next(iter(loading)), model, "a path as model, to be loaded with it")
     if not isinstance(model, Predictor):
@@ -125,8 +125,11 @@ def predict(
     return Predictions(masks=[model.predict(each) for each in reading])
 
 
-def _check_save(save: Sequence[str]) -> None:
-    """Refuse unknown outputs, and a text in place of a list of them."""
+def _check(save: Sequence[str], overwrite: bool, min_area: int) -> None:
+    """Refuse unknown outputs, a text in place of a list of them, and other types and values."""
+    require_types(overwrite=(overwrite, bool), min_area=(min_area, int))
+    if min_area < 0:
+        raise wrong("min_area", min_area, "0 or more pixels")
     if isinstance(save, str):
         raise wrong("save", save, f"a list, such as [{save!r}]")
     for each in save:
@@ -136,6 +139,8 @@ def _check_save(save: Sequence[str]) -> None:
 def _whole(images: Sequence[AnyImage]) -> Iterator[Any]:
     """Images to keep in memory: those that paths stand for, and others as they are."""
     for each in images:
+        if isinstance(each, list | tuple):
+            raise wrong("images", each, "one flat list of images")
         if not isinstance(each, str | Path):
             yield each
             continue

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args, overload
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from plainunet.config import BackendName, CardOptions
+from plainunet.config import BackendName, CardOptions, Precision
 from plainunet.errors import Error, require_choice, require_types, take_path, wrong
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import read_reduced, take_image
@@ -22,7 +23,7 @@ from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import ArrayWindows, Windows, as_windows
 from plainunet.network.card import Card, find_checkpoints
 from plainunet.palette import default_colors
-from plainunet.parts import Part, parts_of
+from plainunet.parts import Part, given_part, parts_of
 from plainunet.prediction.backends import ArrayBackend, Backend, Logits, Turn
 from plainunet.prediction.exported import (
     SUFFIXES,
@@ -166,13 +167,15 @@ class Predictor:
         """Wrap a network and move it to the device.
 
         Args:
-            network: The network, available as `network`.
+            network: The network, available as `network`. With a card also a module of your own,
+                from images [N, C, H, W], 0..1 for integers, to logits [N, K, H, W]; C is its
+                attribute `in_channels`, or 3.
             card: Its description: input size, classes, threshold. Default: images keep their own
                 size, and classes are named by numbers.
             others: More networks of an ensemble with their cards; probabilities are averaged. Of
                 these cards, only the size and factor are used.
             device: "auto", "cpu", "cuda" or "mps".
-            precision: "auto", "fp32" or "bf16".
+            precision: "auto", "fp32", "bf16" or "fp16" (for CUDA GPUs without bf16).
             memory: Memory that an image may take [bytes], in addition to that of the process;
                 larger images are predicted in tiles. Default: tiles if one pass would take more
                 than about two gigabytes.
@@ -184,9 +187,10 @@ class Predictor:
         """
         require_types(card=(card, Card))
         if not hasattr(network, "architecture"):
-            raise wrong("network", network, "a UNet (or Predictor.load for a file)")
-        if isinstance(memory, str):
-            raise wrong("memory", memory, "a number of bytes")
+            network = _wrap(network, card)
+        if memory is not None and not (isinstance(memory, Real) and memory > 0):
+            raise wrong("memory", memory, "a number of bytes above 0")
+        require_choice(precision, get_args(Precision), "precision")
         classes = network.architecture["num_classes"]
         if card is None:
             numbers = tuple(str(number) for number in range(classes))
@@ -254,10 +258,10 @@ class Predictor:
                 "openvino" (both exported kinds, and checkpoints with an input size). "auto" is
                 PyTorch for checkpoints; see also `accelerate`.
             device: "auto", "cpu", "cuda" or "mps".
-            precision: "auto", "fp32" or "bf16"; an exported file has its own.
+            precision: "auto", "fp32", "bf16" or "fp16"; an exported file has its own.
             memory: Memory that an image may take [bytes].
             network: The factory (or a module) of checkpoints whose network is your own, or its
-                name `package.module:factory`, as for `train`; or a list of them.
+                name `package.module:factory`, as for `train`; or a list, also with others.
             instead: Overrides of the (first) checkpoint's card: `threshold`, `tta`, `scales`,
                 `min_object`, `fill_holes`, as in `Card`.
 
@@ -267,7 +271,7 @@ class Predictor:
         Raises:
             FileNotFoundError: A file does not exist.
             ValueError: A file is not a model, the models have different classes, the backend or
-                device is not available, or an override is invalid.
+                device is not available, or an override or the network is invalid.
         """
         given = path if isinstance(path, list | tuple) else [path]
         paths = [file for each in given for file in find_checkpoints(take_path(each, "path"))]
@@ -277,12 +281,10 @@ class Predictor:
         instead = CardOptions(**instead).instead()
         own = parts_of(network, "--network")
         (first, card), *others = [load_model(Path(each), backend, device, own) for each in paths]
-        _require_one_kind([first, *(each for each, _ in others)], paths)
+        _require_one_kind(networks := [first, *(each for each, _ in others)], paths)
+        _require_own(networks, paths, network)
         if "threshold" in instead and (classes := len(card.class_names)) > 2:
-            raise Error(
-                f"--threshold needs a model with two classes; this one has {classes} "
-                "and chooses the most probable class."
-            )
+            raise Error(f"--threshold needs two classes; the most probable of {classes} is taken.")
         card = dataclasses.replace(card, **instead)
         made = cls(first, card, others=others, device=device, precision=precision, memory=memory)
         made.own, made._may_convert = own, backend == "auto"
@@ -371,7 +373,8 @@ class Predictor:
         threshold or other settings were changed when the model was loaded.
 
         Args:
-            folder: New folder, or one that this function wrote before, which is overwritten.
+            folder: New or empty folder, or one that this function wrote before, which is
+                overwritten.
             name: Title of the model card. Default: the folder's name.
             license: Identifier of the model's licence, such as "mit". Default: not stated.
             example: Image for the model card, such as one of a run's `saved_images/`. Default:
@@ -379,12 +382,14 @@ class Predictor:
 
         Raises:
             FileNotFoundError: The example does not exist.
-            ValueError: The folder has other files, the model is an ensemble, or its file has
-                changed since it was loaded.
+            ValueError: The folder has other files or folders, the example is not an image, the
+                model is an ensemble, or its file has changed since it was loaded.
         """
-        own_name = Path(folder).absolute().name
-        shown = None if example is None else Path(example)
-        save_model(self, Path(folder), About(name or own_name, license, own_name, shown))
+        path = take_path(folder, "folder")
+        require_types(name=(name, str), license=(license, str))
+        own_name = path.absolute().name
+        shown = None if example is None else take_path(example, "example")
+        save_model(self, path, About(name or own_name, license, own_name, shown))
 
     def push_to_hub(
         self,
@@ -413,7 +418,10 @@ class Predictor:
             OSError: The Hub refuses it, or cannot be reached.
             ValueError: As by `save_pretrained`, or huggingface_hub is not installed.
         """
-        shown = None if example is None else Path(example)
+        if not isinstance(repository, str):
+            raise wrong("repository", repository, "OWNER/NAME")
+        require_types(license=(license, str))
+        shown = None if example is None else take_path(example, "example")
         about = About(repository.partition("/")[2] or repository, license, repository, shown)
         return push_model(self, about, private, token)
 
@@ -441,7 +449,7 @@ class Predictor:
             ValueError: It is no image, or does not fit the model.
         """
         if isinstance(image, list | tuple):
-            return [self.predict(each) for each in image]
+            return [self.predict(take_image(each)) for each in image]
         windows = as_windows(take_image(image))
         return self.clean(np.concatenate(list(self.mask_bands(windows))))
 
@@ -499,6 +507,8 @@ class Predictor:
 
     def fits_batch(self, size: tuple[int, int]) -> int:
         """Largest batch of `masks` for images of a height and width [pixels], at least 1."""
+        if np.shape(size) != (2,):
+            raise wrong("size", size, "the height and width")
         return min(view.fits_batch(size) for view in self._views)
 
     def masks(self, images: Sequence[Windows]) -> list[NDArray[np.uint8]]:
@@ -510,6 +520,8 @@ class Predictor:
         Returns:
             A mask [H, W] uint8 of each, as by `predict`.
         """
+        if not images:
+            return []
         found = []
         streams = zip(*(view.batch(images) for view in self._views), strict=True)
         for image, views in zip(images, streams, strict=True):
@@ -582,6 +594,8 @@ class Predictor:
 
     def _bands(self, image: Windows, first: int) -> Iterator[Logits]:
         """Logits of the mean probabilities over all views, at the image's own size."""
+        if isinstance(image, np.ndarray):
+            raise wrong("image", image, "its windows, as by Predictor.prepare")
         self.warn_of(image)
         bands = partial(self._mean_bands, image)
         yield from in_smaller_parts(bands, self._views, first)
@@ -628,6 +642,19 @@ def load_model(
     return network, card
 
 
+def _wrap(module: Any, card: Card | None) -> "Network":
+    """Wrap a module that the user wrote, with the classes of its card."""
+    if card is None or not hasattr(module, "state_dict"):
+        wanted = "a UNet, or a module of your own with a card (or Predictor.load for a file)"
+        raise wrong("network", module, wanted)
+    from plainunet.network.own import make_own_network
+
+    channels, is_training = getattr(module, "in_channels", 3), module.training
+    own = make_own_network(given_part(module), channels, len(card.class_names)).cpu()
+    own.estimate_width(card.size or (64, 64))
+    return own.train(is_training)
+
+
 def _run_on(
     network: "Network | ExportedNetwork", device: str, precision: str, turns: Sequence[Turn]
 ) -> Backend:
@@ -646,6 +673,16 @@ def _require_one_kind(networks: "Sequence[Network | ExportedNetwork]", paths: li
             f"{', '.join(map(str, paths))}: an ensemble needs models of one kind: checkpoints, or "
             "exported files."
         )
+
+
+def _require_own(
+    networks: "Sequence[Network | ExportedNetwork]", paths: list[Path], given: Any
+) -> None:
+    """Refuse a factory or module, if none of the networks is made by one; a list may be general."""
+    if not isinstance(given, list | tuple | None) and not any(
+        "factory" in each.architecture for each in networks
+    ):
+        raise wrong("network", given, f"None, since {paths[0]} is a U-Net")
 
 
 def _require_same_classes(classes: int, card: Card, others: Sequence[Card]) -> None:
