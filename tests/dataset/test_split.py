@@ -95,8 +95,8 @@ def test_given_splits_are_kept_and_shared_groups_are_found() -> None:
         (ABC, {"folds": 3}, r"--folds\b.* 3\b.*--fold\b.*0 .*2"),
         (ABC, {"folds": 3, "fold": 3}, r"--fold\b.* 3\b.*--folds\b.* 3\b.* 0 .*2"),
         (ABC, {"folds": 3, "fold": -1}, r"--fold\b.* -1\b.*--folds\b.* 3\b"),
-        (ABC, {"folds": 1, "fold": 0}, r"--folds\b.* 1\b.* 2\b"),
-        (ABC, {"folds": -3, "fold": 0}, r"--folds\b.* -3\b"),
+        (ABC, {"folds": 1, "fold": 0}, r"folds\b.* 1\b.* 2\b"),
+        (ABC, {"folds": -3, "fold": 0}, r"folds\b.* -3\b"),
         (
             make_pairs("aabbcc"),
             {"folds": 4, "fold": 0},
