@@ -385,7 +385,7 @@ def test_a_device_or_a_part_that_is_not_there(
 ) -> None:
     absent = "mps" if sys.platform == "linux" else "cuda"
     result = command("train", trained.data, "--out", tmp_path / "run", "--device", absent)
-    refused(result, f"--device {absent}", "auto, cpu")
+    refused(result, f"device {absent}", "auto, cpu")
     assert listing(tmp_path) == {}
     result = command("evaluate", trained.checkpoint, trained.data, "--split", "test")
     refused(result, "'test'", "--split all")

@@ -28,7 +28,7 @@ def test_auto_chooses_the_fastest() -> None:
 @pytest.mark.parametrize("name", ["mps" if HAS_CUDA else "cuda", "gpu", "tpu", ""])
 def test_missing_device(name: str) -> None:
     """The message lists those that are available."""
-    with pytest.raises(ValueError, match=rf"--device {name}: .*\bauto, .*cpu"):
+    with pytest.raises(ValueError, match=rf"device {name}: .*\bauto, .*cpu"):
         choose_device(name)
 
 

@@ -105,7 +105,7 @@ def test_a_budget_without_time_for_training_is_refused(
 ) -> None:
     monkeypatch.setattr(budget, "measure_end", lambda *_: 30.0)
     monkeypatch.setattr(budget.time, "monotonic", lambda: 1000.0)
-    dataset = SegmentationDataset.open(small_data)
+    dataset = SegmentationDataset.open(small_data).split(TrainConfig())
     predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
     run = Run(RunFolder(small_data), TrainConfig(budget=600), dataset, begun=990)
     assert find_end(run, predictor) == 990 + 600 - 30
