@@ -159,7 +159,9 @@ def test_a_mask_of_another_image_is_not_taken_for_its_own(
     assert masks(out) == {"one.png": expected["b.png"]}
 
 
-@pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "a//b", "a/", "", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../a", "/a", "a/../../b", "a//b", "a/", "", "a\0b", "a\nb", "a" * 300]
+)
 def test_ids_stay_in_the_output_folder(name: str, images: Path, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "list.csv", {name: images / "a.png"})
     with pytest.raises(ValueError, match=r"list\.csv"):
@@ -343,6 +345,7 @@ def test_manifests_in_parquet_are_read_in_parts(
         (("--manifest", "bad.csv"), 1),
         (("in", "--workers", "2"), 2),
         (("in", "--workers", "0", "--engine", "ray"), 2),
+        (("in", "--workers", "3:1", "--engine", "ray"), 2),
         (("in", "--manifest", "list.csv"), 2),
         ((), 2),
     ],

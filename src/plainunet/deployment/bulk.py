@@ -345,6 +345,9 @@ def _require_options(job: Job, options: BulkOptions) -> None:
         raise Error(f"--{min(given).replace('_', '-')}: add --engine ray, or leave it out.")
     if options.engine == "ray" and job.loading["device"] == "cuda" and not options.num_gpus:
         raise Error("--device cuda with --engine ray needs --num-gpus 1.")
+    fewest, _, most = (options.workers or "1").partition(":")
+    if int(fewest) > int(most or fewest):
+        raise Error(f"--workers {options.workers}: must be MIN:MAX, such as {most}:{fewest}.")
     if job.as_rows and job.save:
         raise Error(
             f"--save parquet writes rows instead of images: leave out {', '.join(job.save)}."
@@ -458,6 +461,9 @@ def _by_ray(job: Job, listing: Listing, options: BulkOptions, reporter: Reporter
         reporter.note(f"Ray's dashboard: http://{context.dashboard_url}")
     try:
         resources = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
+        # a running cluster may start machines with GPUs by demand; this machine has what it has
+        if options.address is None and options.num_gpus > ray.cluster_resources().get("GPU", 0):
+            raise Error(f"--num-gpus {options.num_gpus:g}: this machine has fewer. Omit the flag.")
         job, notes = ray.get(ray.remote(**resources)(_start).remote(job, listing.head()))
         for note in notes:
             reporter.note(note)

@@ -26,7 +26,7 @@ from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.sources import parse_image, stem_of
 from plainunet.prediction.exported import need
 from plainunet.prediction.predict import find_inputs, mask_paths
-from plainunet.system import first_line
+from plainunet.system import first_line, shorten
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _CHECKED = 50_000_000
@@ -354,11 +354,17 @@ def _check_ids(listing: Listing, source: str) -> str:
     return digest.hexdigest()
 
 
+_LONGEST = 200
+"""Of a part of an id [bytes]: file systems take 255, and unfinished files have longer names."""
+
+
 def require_id(name: str, source: str) -> None:
     """Refuse an id whose result would lie outside of the output folder."""
     path = PurePosixPath(name)
-    if str(path) != name or path.is_absolute() or ".." in path.parts or {*name} & {"\0", "\\"}:
+    is_below = str(path) == name and not path.is_absolute() and ".." not in path.parts
+    is_short = all(len(os.fsencode(part)) <= _LONGEST for part in path.parts)
+    if not (is_below and is_short) or "\\" in name or any(each < " " for each in name):
         raise Error(
-            f"{source}: the id {name!r} cannot name a file. Use letters, digits, - and _, and / "
-            "for folders."
+            f"{source}: the id {shorten(repr(name))} cannot name a file. Use letters, digits, - "
+            f"and _, / for folders, and at most {_LONGEST} bytes for each part."
         )
