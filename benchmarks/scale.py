@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 
 from plainunet.config import BulkOptions
-from plainunet.deployment.bulk import Job, predict_bulk
+from plainunet.deployment.bulk import BulkJob, predict_bulk
 from plainunet.prediction.predict import find_inputs, predict_files
 from plainunet.prediction.predictor import Predictor
 
@@ -115,7 +115,7 @@ def one(arguments: argparse.Namespace) -> None:
         names = [] if options.get("manifest") else [arguments.inputs]
         as_rows = options.pop("as_rows", False)
         each = options["batch_size"] if as_rows else 1
-        job = Job([arguments.model], {**LOADING}, arguments.out, as_rows=as_rows)
+        job = BulkJob([arguments.model], {**LOADING}, arguments.out, as_rows=as_rows)
         predict_bulk(job, names, BulkOptions(**options))
     written = written_in(arguments.out)
     measured = {

@@ -562,7 +562,7 @@ def predict(
     memory
         Memory limit per image, such as 500M or 2G. Larger images are predicted in tiles.
     """
-    from plainunet.deployment.bulk import Job, is_bulk, predict_bulk
+    from plainunet.deployment.bulk import BulkJob, is_bulk, predict_bulk
     from plainunet.prediction.predict import predict as run
     from plainunet.prediction.predictor import Predictor
     from plainunet.system import read_bytes
@@ -574,7 +574,7 @@ def predict(
     loading |= {"network": network, "memory": memory and read_bytes(memory), **options.instead()}
     if is_bulk(inputs, options.save, many):
         as_rows = "parquet" in options.save
-        job = Job(models, loading, out, save, as_rows, overwrite, options.min_area)
+        job = BulkJob(models, loading, out, save, as_rows, overwrite, options.min_area)
         with Screen() as screen:
             reporter = _Noting(screen, lambda text: _complain(text, "warning"))
             bulk = predict_bulk(job, inputs, many, reporter)

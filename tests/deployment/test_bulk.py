@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from plainunet.config import BulkOptions
-from plainunet.deployment.bulk import Job, Predicted, is_bulk, predict_bulk
+from plainunet.deployment.bulk import BulkJob, BulkResult, is_bulk, predict_bulk
 from plainunet.deployment.listing import Listing, list_inputs, parse_shard
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.prediction.outputs import Outputs
@@ -69,9 +69,9 @@ def masks(out: Path) -> dict[str, bytes]:
 
 def predict(
     model: Path, out: Path, names: Sequence[str | Path] = (), **options: Any
-) -> tuple[Predicted, Collected]:
+) -> tuple[BulkResult, Collected]:
     own = {"save", "as_rows", "overwrite"}
-    job = Job([model], dict(CPU), out, **{k: v for k, v in options.items() if k in own})
+    job = BulkJob([model], dict(CPU), out, **{k: v for k, v in options.items() if k in own})
     many = BulkOptions(**{k: v for k, v in options.items() if k not in own})
     reporter = Collected()
     return predict_bulk(job, [str(name) for name in names], many, reporter), reporter
@@ -83,7 +83,7 @@ def write_manifest(path: Path, rows: dict[str, object]) -> str:
     return str(path)
 
 
-def errors(result: Predicted) -> dict[str, tuple[str, str]]:
+def errors(result: BulkResult) -> dict[str, tuple[str, str]]:
     with result.errors.open(newline="") as file:
         return {row["id"]: (row["path"], row["error"]) for row in csv.DictReader(file)}
 

@@ -50,6 +50,7 @@ from plainunet.prediction.predict import (
     Predictions,
     Task,
     accelerate,
+    count_results,
     existing_mask,
     require_apart,
 )
@@ -72,7 +73,7 @@ _MOST_NOTES = 100
 
 
 @dataclass(frozen=True)
-class Job:
+class BulkJob:
     """What each process needs to know."""
 
     models: Sequence[str | Path]
@@ -174,7 +175,7 @@ class _Opened:
 class Worker:
     """Predicts parts, with one `Predictor`."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BulkJob) -> None:
         """Load the model."""
         self._job = job
         self.predictor = Predictor.load(job.models, **job.loading)
@@ -283,7 +284,7 @@ def _with_paths(text: str, shown: dict[str, str]) -> str:
     return f"{shown.get(file, file)}{colon}{rest}"
 
 
-def _plan_rows(job: Job, listing: Listing) -> None:
+def _plan_rows(job: BulkJob, listing: Listing) -> None:
     """Record which inputs the Parquet files are of: with others, their names would be the same."""
     folder = job.out / FOLDER
     plan = {"inputs": listing.stamp, "batch_size": listing.size, "shards": listing.shard[1]}
@@ -302,7 +303,7 @@ def _plan_rows(job: Job, listing: Listing) -> None:
     write_json(job.out / _PLAN, plan)
 
 
-class Predicted(NamedTuple):
+class BulkResult(NamedTuple):
     """The result of `predict_bulk`."""
 
     written: int
@@ -321,15 +322,11 @@ class Predicted(NamedTuple):
         """0, 1 if some inputs failed, 2 if there is no result at all."""
         return 2 if not self.written + self.skipped else 1 if self.failed else 0
 
-    def summary(self, job: Job) -> str:
+    def summary(self, job: BulkJob) -> str:
         """The final message to the user."""
         what = "row" if job.as_rows else "mask"
-        parts = [f"{self.written} {what}{'s' * (self.written != 1)} in {job.out}"]
-        if self.skipped:
-            parts.append(f"{self.skipped} already existed (--overwrite replaces them)")
-        if self.failed:
-            parts.append(f"{self.failed} failed, see {self.errors}")
-        return ", ".join(parts)
+        text = count_results(what, self.written, job.out, self.skipped, self.failed)
+        return f"{text}, see {self.errors}" if self.failed else text
 
 
 def is_bulk(names: Sequence[str], save: Sequence[str], options: BulkOptions) -> bool:
@@ -338,16 +335,17 @@ def is_bulk(names: Sequence[str], save: Sequence[str], options: BulkOptions) -> 
     return bool(asked) or any(is_tar(name) or is_url(name) for name in names)
 
 
-def _require_options(job: Job, options: BulkOptions) -> None:
+def _require_options(job: BulkJob, options: BulkOptions) -> None:
     """Refuse flags that do nothing."""
     given = options.model_fields_set & {"address", "workers", "num_cpus", "num_gpus"}
     if options.engine != "ray" and given:
         raise Error(f"--{min(given).replace('_', '-')}: add --engine ray, or leave it out.")
     if options.engine == "ray" and job.loading["device"] == "cuda" and not options.num_gpus:
         raise Error("--device cuda with --engine ray needs --num-gpus 1.")
-    fewest, _, most = (options.workers or "1").partition(":")
-    if int(fewest) > int(most or fewest):
-        raise Error(f"--workers {options.workers}: must be MIN:MAX, such as {most}:{fewest}.")
+    if options.workers and (limits := _limits(options.workers))[0] > limits[1]:
+        raise Error(
+            f"--workers {options.workers}: must be MIN:MAX, such as {limits[1]}:{limits[0]}."
+        )
     if job.as_rows and job.save:
         raise Error(
             f"--save parquet writes rows instead of images: leave out {', '.join(job.save)}."
@@ -355,11 +353,11 @@ def _require_options(job: Job, options: BulkOptions) -> None:
 
 
 def predict_bulk(
-    job: Job,
+    job: BulkJob,
     names: Sequence[str],
     options: BulkOptions,
     reporter: Reporter = silent,
-) -> Predicted:
+) -> BulkResult:
     """Predict many inputs, each exactly once; one that fails does not stop the others.
 
     Args:
@@ -403,11 +401,11 @@ def predict_bulk(
                 reporter.note(note)
     if not failed:
         path.unlink()
-    return Predicted(written, skipped, failed, path, first)
+    return BulkResult(written, skipped, failed, path, first)
 
 
 def _by_this_process(
-    job: Job, listing: Listing, options: BulkOptions, reporter: Reporter
+    job: BulkJob, listing: Listing, options: BulkOptions, reporter: Reporter
 ) -> Iterator[Done]:
     worker = Worker(job)
     worker.begin(listing, reporter)
@@ -415,7 +413,7 @@ def _by_this_process(
     yield from map(worker.predict, listing.parts())
 
 
-def _start(job: Job, listing: Listing) -> tuple[Job, list[str]]:
+def _start(job: BulkJob, listing: Listing) -> tuple[BulkJob, list[str]]:
     """Begin in a worker of the cluster: the driver stays small, and has no device."""
     worker, collected = Worker(job), Collected()
     worker.begin(listing, collected)
@@ -443,7 +441,9 @@ class _Actor(Worker):
         return {"done": json.dumps(self.predict(Part(*json.loads(row["part"]))))}
 
 
-def _by_ray(job: Job, listing: Listing, options: BulkOptions, reporter: Reporter) -> Iterator[Done]:
+def _by_ray(
+    job: BulkJob, listing: Listing, options: BulkOptions, reporter: Reporter
+) -> Iterator[Done]:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray, data = need("ray", "'ray[data]'"), need("ray.data", "'ray[data]'")
@@ -493,10 +493,16 @@ def _by_ray(job: Job, listing: Listing, options: BulkOptions, reporter: Reporter
             ray.shutdown()
 
 
+def _limits(workers: str) -> tuple[int, int]:
+    """Fewest and most actors, from "8" or "1:64"."""
+    fewest, _, most = workers.partition(":")
+    return int(fewest), int(most or fewest)
+
+
 def _actors(options: BulkOptions, cluster: dict[str, float]) -> dict[str, int]:
     """Fewest and most actors: as given, or as many as fit."""
     if options.workers:
-        fewest, _, most = options.workers.partition(":")
-        return {"min_size": int(fewest), "max_size": int(most or fewest)}
+        fewest, most = _limits(options.workers)
+        return {"min_size": fewest, "max_size": most}
     kind, share = ("GPU", options.num_gpus) if options.num_gpus else ("CPU", options.num_cpus)
     return {"min_size": 1, "max_size": max(1, int(cluster.get(kind, 1) / share))}

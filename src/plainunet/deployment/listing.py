@@ -31,6 +31,8 @@ from plainunet.system import first_line, shorten
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _CHECKED = 50_000_000
 """Largest number of ids that are compared with each other: eight bytes of memory each."""
+_LONGEST = 251
+"""Largest length of a file or folder in an id [bytes]: file systems take 255, `.png` included."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/+", re.IGNORECASE)
 
 
@@ -352,10 +354,6 @@ def _check_ids(listing: Listing, source: str) -> str:
                 raise Error(f"{source}: the id {name!r} occurs twice. Make the ids unique.")
             seen.add(name)
     return digest.hexdigest()
-
-
-_LONGEST = 200
-"""Of a part of an id [bytes]: file systems take 255, and unfinished files have longer names."""
 
 
 def require_id(name: str, source: str) -> None:

@@ -216,8 +216,11 @@ def open_dataset(
         coding = _reordered(shards.coding, _order(card.class_names, shards.class_names))
         chosen = shards if split == "all" else shards.part(split)
         return replace(chosen, coding=coding, class_names=card.class_names), split
-    fields = {key: value for key, value in (folder or {}).items()}
-    fields = {key: each for key, each in fields.items() if each is not None and each is not False}
+    fields = {
+        key: value
+        for key, value in (folder or {}).items()
+        if value is not None and value is not False
+    }
     known = with_dataset(check_settings(DataConfig, fields, "the folder"), data)
     pairs = _find_as_in_training(card, data, known, reporter)
     pairs, split = _choose_split(pairs, data, checkpoint, card, split, reporter)

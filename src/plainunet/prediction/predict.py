@@ -398,13 +398,18 @@ class Predictions:
 
     def __str__(self) -> str:
         """Count the masks."""
-        count = len(self.written) + len(self.masks)
-        parts = [f"{count} mask{'s' * (count != 1)} in {self.out or 'memory'}"]
-        if self.skipped:
-            parts.append(f"{len(self.skipped)} already existed (--overwrite replaces them)")
-        if self.failures:
-            parts.append(f"{len(self.failures)} failed")
-        return ", ".join(parts)
+        count, failed = len(self.written) + len(self.masks), len(self.failures)
+        return count_results("mask", count, self.out or "memory", len(self.skipped), failed)
+
+
+def count_results(what: str, written: int, where: object, skipped: int, failed: int) -> str:
+    """The final message of a prediction: how many masks or rows there are, and were before."""
+    parts = [f"{written} {what}{'s' * (written != 1)} in {where}"]
+    if skipped:
+        parts.append(f"{skipped} already existed (--overwrite replaces them)")
+    if failed:
+        parts.append(f"{failed} failed")
+    return ", ".join(parts)
 
 
 def predict_files(
