@@ -4,9 +4,13 @@
 methods that it needs. Nothing else in the package prints or warns.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar
 
 from plainunet.errors import require_types
@@ -192,3 +196,42 @@ def or_default(reporter: Reporter | None) -> Reporter:
     """
     require_types(reporter=(reporter, Reporter))
     return make_default() if reporter is None else reporter
+
+
+# the filters of the module `warnings` are shared by all threads, and prediction has several
+_FILTERING = RLock()
+_noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
+
+
+def warn(message: str, stacklevel: int = 1) -> None:
+    """Warn; inside `note_warnings`, the message becomes a note.
+
+    Args:
+        message: The warning.
+        stacklevel: As of `warnings.warn`: 1 blames the line that calls this.
+    """
+    if (noted := _noted.get()) is not None:
+        noted.append(message)
+    else:
+        warnings.warn(message, stacklevel=stacklevel + 1)
+
+
+@contextmanager
+def note_warnings(file: Any, reporter: Reporter) -> Iterator[None]:
+    """Report the warnings of this thread as notes that name the file, each once."""
+    noted: list[str] = []
+    token = _noted.set(noted)
+    try:
+        yield
+    finally:
+        _noted.reset(token)
+    for message in dict.fromkeys(noted):
+        reporter.note(f"{file}: {message}")
+
+
+@contextmanager
+def drop_warnings(category: type[Warning] = Warning) -> Iterator[None]:
+    """Drop other libraries' warnings of a category; one thread at a time does so."""
+    with _FILTERING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", category)
+        yield

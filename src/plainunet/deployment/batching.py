@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from plainunet.formats.windows import Windows
 from plainunet.prediction.outputs import Outputs
-from plainunet.prediction.predictor import Predictor, note_warnings
-from plainunet.reporter import Collected
+from plainunet.prediction.predictor import Predictor
+from plainunet.reporter import Collected, note_warnings
 from plainunet.system import first_line, is_out_of_memory
 
 WAIT = 0.004

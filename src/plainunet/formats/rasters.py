@@ -1,12 +1,10 @@
 """Read windows of scenes with rasterio, and where scenes lie on the map (extra `geo`)."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -14,13 +12,13 @@ from numpy.typing import NDArray
 from plainunet.files import require_regular
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.sources import Window
+from plainunet.reporter import drop_warnings
 
 if TYPE_CHECKING:
     from rasterio import DatasetReader
 
 # a small cache, since windows are read once: the default is a twentieth of the memory
 _ENVIRONMENT = {"GDAL_CACHEMAX": 64 * 2**20, "GDAL_DISABLE_READDIR_ON_OPEN": True}
-_QUIET = Lock()
 
 
 def require_geo(path: Path) -> None:
@@ -43,14 +41,10 @@ def missing_packages() -> list[str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop rasterio's warning of images without coordinates.
-
-    Filters hold for all threads, so one thread at a time sets them.
-    """
+    """Drop rasterio's warning of images without coordinates."""
     from rasterio.errors import NotGeoreferencedWarning
 
-    with _QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with drop_warnings(NotGeoreferencedWarning):
         yield
 
 

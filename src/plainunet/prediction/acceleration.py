@@ -1,7 +1,6 @@
 """A checkpoint's network run by OpenVINO, where it is installed and faster than PyTorch."""
 
 import time
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from plainunet.network.own import Network
 from plainunet.prediction.exported import Run, compile_openvino, need
 from plainunet.prediction.torch_backend import TorchBackend
+from plainunet.reporter import drop_warnings
 
 WORTH = 15.0
 """Least time that PyTorch would take for all images [s]: the conversion takes two or three."""
@@ -70,8 +70,7 @@ def convert(backend: TorchBackend, images: NDArray[np.float32]) -> Run:
     frontend = need("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     network: Network = backend.network
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch's tracing, for its developers
+    with drop_warnings():  # of PyTorch's tracing, for its developers
         decoder = decode(network, example_input=batch)  # has to live until the conversion
         model = frontend.convert(frontend.load(decoder))
     model.reshape(openvino.PartialShape(list(batch.shape)))

@@ -4,7 +4,6 @@ If memory runs out elsewhere, for instance while outputs are written, that image
 failed and the next one is processed.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from plainunet.errors import Error
 from plainunet.formats.sources import ImageSource
 from plainunet.prediction.backends import Logits
 from plainunet.prediction.views import View
+from plainunet.reporter import warn
 from plainunet.system import first_line, give_freed_memory_back, is_out_of_memory
 
 
@@ -45,7 +45,7 @@ def in_smaller_parts(
         for view in large:
             view.values = max(view.least, view.values // 2)
         is_slower = backend.free_memory(message)
-        warnings.warn(
+        warn(
             "out of memory: from now on images are predicted in smaller parts"
             f"{' and with slower convolutions' if is_slower else ''}. Set --memory to avoid this.",
             stacklevel=2,

@@ -36,7 +36,7 @@ from plainunet.prediction.drawing import TILE, write_tiff_bands
 from plainunet.prediction.geo import Georeference, find_geo, read_geo
 from plainunet.prediction.oom import failing_alone
 from plainunet.prediction.outputs import Entries, Outputs
-from plainunet.prediction.predictor import AnyImage, Predictor, note_warnings
+from plainunet.prediction.predictor import AnyImage, Predictor
 from plainunet.prediction.record import (
     RECORD,
     mask_key,
@@ -48,7 +48,7 @@ from plainunet.prediction.record import (
     write_record,
 )
 from plainunet.prediction.video import CutOffError, predict_video, video_paths
-from plainunet.reporter import Forwarding, Reporter, or_default, silent, track
+from plainunet.reporter import Forwarding, Reporter, note_warnings, or_default, silent, track
 from plainunet.system import keep_freed_memory, spare_threads
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")

@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
 from numbers import Real
@@ -35,7 +33,7 @@ from plainunet.prediction.hub import About, ModelFile, find_model, push_model, s
 from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.oom import in_smaller_parts
 from plainunet.prediction.views import TTA, View, aligned_bands
-from plainunet.reporter import Reporter
+from plainunet.reporter import warn
 
 if TYPE_CHECKING:
     from plainunet.network.own import Network
@@ -105,26 +103,16 @@ class InputCheck:
         area = size[0] * size[1]
         if known and not known[0] / FAR <= area <= known[1] * FAR:
             seen = " to ".join(dict.fromkeys(f"{end:,}" for end in known))
-            warnings.warn(
+            warn(
                 f"{size[0]} x {size[1]} pixels (height x width) is far from the image areas of "
                 f"training ({seen} pixels). The mask may be poor; check it.",
-                stacklevel=_CALLER - 1,
+                _CALLER - 1,
             )
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
-            warnings.warn(message, stacklevel=_CALLER)
-
-
-@contextmanager
-def note_warnings(file: ImageSource, reporter: Reporter) -> Iterator[None]:
-    """Report the predictor's warnings as notes that name the file, each once."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for message in dict.fromkeys(str(each.message) for each in caught):
-        reporter.note(f"{file}: {message}")
+            warn(message, _CALLER)
 
 
 class Predictor:
