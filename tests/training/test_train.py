@@ -318,6 +318,8 @@ def test_settings_that_do_not_fit_the_data(
         ({"loss": "lovasz", "class_weights": "balanced"}, "--class-weights .*--loss lov"),
         ({"optimizer": "adam", "weight_decay": 0.1}, "--weight-decay .*--optimizer adam"),
         ({"folds": 2, "fold": 0, "validation": 0.5}, "--validation .*--folds"),
+        ({"held_out": ("1",), "validation": 0.5}, "--validation .*--held-out"),
+        ({"held_out": ("1",), "stratify": True}, "--stratify .*--held-out"),
         ({"optimizer": "adam", "loss": "lovasz"}, None),
         ({"size": (48, 64), "elastic": 4.0, "border_sigma": 3.0, "border_weight": 1.0}, None),
     ],
