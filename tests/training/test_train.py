@@ -95,6 +95,7 @@ def test_the_checkpoint_says_what_it_is(finished: Finished) -> None:
     assert card.training["areas"] == [32 * 40, 32 * 40]
     assert (card.training["dtypes"], card.training["grey"]) == (["uint8"], 0)
     assert card.training["settings"]["epochs"] == 4
+    assert card.training["hardware"].endswith(", 1 thread, float32")
     assert card.scores["pooled"] == finished.result["pooled"]
     assert "torch" in card.versions
     # normalised by what the training images hold
