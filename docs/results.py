@@ -51,12 +51,12 @@ _CLASS = "*"
 
 FIGURES = {
     "dice": ("Dice per image", ("per_image", "dice", "mean_foreground")),
-    "pooled dice": ("Dice pooled", ("pooled", "dice", "mean_foreground")),
-    "iou": ("mean IoU without background", ("pooled", "iou", "mean_foreground")),
-    "iou of all": ("mean IoU of all classes", ("pooled", "iou", "mean_with_background")),
+    "pooled dice": ("pooled Dice", ("pooled", "dice", "mean_foreground")),
+    "iou": ("pooled mean IoU without background", ("pooled", "iou", "mean_foreground")),
+    "iou of all": ("pooled mean IoU of all classes", ("pooled", "iou", "mean_with_background")),
     "accuracy": ("accuracy", ("per_image", "accuracy")),
-    "f1": ("F1 at IoU 0.5 per image", ("objects", _CLASS, "f1", "per_image")),
-    "pooled f1": ("F1 at IoU 0.5 pooled", ("objects", _CLASS, "f1", "pooled")),
+    "f1": ("F1 (IoU 0.5) per image", ("objects", _CLASS, "f1", "per_image")),
+    "pooled f1": ("pooled F1 (IoU 0.5)", ("objects", _CLASS, "f1", "pooled")),
     "rand": ("Rand F-score", ("objects", _CLASS, "rand")),
     "information": ("information F-score", ("objects", _CLASS, "information")),
 }
@@ -145,7 +145,7 @@ RECIPES = {
         "Aerial images of Dubai, 54 images of six tiles, tile 6 held out, [by Humans in the "
         "Loop](https://www.kaggle.com/datasets/humansintheloop/"
         "semantic-segmentation-of-aerial-imagery) (CC0).",
-        ("iou", "iou of all", "pooled dice", "dice"),
+        ("iou of all", "iou", "pooled dice", "dice"),
         is_cc0=True,
     ),
     "fields": Recipe(

@@ -187,7 +187,7 @@ def test_records_become_tables(results: Any, tiny: Path) -> None:
     page = results.page({"tiny": RECORD}, [ablation])
     assert "| pooled | 0.6250 (0.6000–0.6500) | – | – | – |" in page  # noqa: RUF001
     assert "| b | – | 0.6250 (0.6000–0.6500) | – | – |" in page  # noqa: RUF001
-    assert "1,200 in the ground truth, 3 predicted; F1 at IoU 0.5 pooled 0.0000, Rand" in page
+    assert "1,200 in the ground truth, 3 predicted; pooled F1 (IoU 0.5) 0.0000, Rand" in page
     assert "| -0.1000 | -0.2000 to +0.0100 | 15m | 3 | abc1234 |" in page
     assert page.count("Not run yet") == 0
     assert results.page({}, []).count("Not run yet") == 2
