@@ -274,9 +274,12 @@ def format_figure(record: Record, key: str, bold: bool = False) -> str:
     value, bounds = find(record, path)
     if value is None:
         return ""
-    shown = f"{100 * value:.2f} %" if key == "accuracy" else score(value)
+    if key == "accuracy":
+        shown, within = f"{100 * value:.2f} %", interval([100 * each for each in bounds or ()], 2)
+    else:
+        shown, within = score(value), interval(bounds)
     shown = f"**{shown}**" if bold else shown
-    return f"{title} {shown}" + (f" ({interval(bounds)})" if bounds else "")
+    return f"{title} {shown}" + (f" ({within})" if bounds else "")
 
 
 def format_figures(name: str, record: Record, bold: bool = False) -> str:
@@ -478,12 +481,10 @@ def write_header(path: Path, name: str, record: Record) -> None:
     for key, value in lines.items():
         label, indent = f"# {key + ':':<9} ", f"#{' ':<11}"
         wrapped = textwrap.fill(value, 100, initial_indent=label, subsequent_indent=indent)
-        pattern = rf"^# {key}:.*\n(?:# {{5,}}\S.*\n)*"
-        text, found = re.subn(
-            pattern, lambda _, new=wrapped: f"{new}\n", text, count=1, flags=re.MULTILINE
-        )
-        if not found:
+        found = re.search(rf"^# {key}:.*\n(?:# {{5,}}\S.*\n)*", text, flags=re.MULTILINE)
+        if found is None:
             raise Error(f"{path}: the comments at its start lack a line '# {key}:'. Add one.")
+        text = f"{text[: found.start()]}{wrapped}\n{text[found.end() :]}"
     _write(path, text)
 
 
@@ -548,7 +549,8 @@ def _choose(folder: RunFolder) -> Path:
 
     def contrast(path: Path) -> float:
         with Image.open(path) as row:
-            return float(np.std(row.convert("RGB").crop((0, 0, row.width // 4, row.height))))
+            image = row.convert("RGB").crop((0, 0, row.width // 4, row.height))
+            return float(np.asarray(image).std())
 
     return max(worst_to_best[third : len(worst_to_best) - third], key=contrast)
 

@@ -12,6 +12,7 @@ import pytest
 
 from plainunet import Predictor, load_config, train
 from plainunet.network.checkpoint import load_checkpoint
+from plainunet.page import NOTHING
 from plainunet.training.run import RunFolder
 
 from .folders import draw_rectangles
@@ -79,7 +80,7 @@ def tiny(results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = results.Recipe(
         "small",
         "Boxes, drawn.",
-        ("f1", "dice"),
+        ("f1", "dice", "accuracy"),
         objects=True,
         is_cc0=True,
         released="They are free.",
@@ -177,16 +178,18 @@ def test_what_is_missing_is_named(results: Any, tiny: Path) -> None:
 def test_records_become_tables(results: Any, tiny: Path) -> None:
     table = results.overview({"tiny": RECORD}, "configs/{}.toml").splitlines()
     assert table[2] == (
-        "| [`tiny`](configs/tiny.toml): boxes | 10 images in 2 groups | Dice per image 0.5000 "
-        "| 1.2 M parameters, patches of 48 x 64 | 67 min on A, 2 threads, seed 7, commit abc1234 |"
+        "| [`tiny`](configs/tiny.toml): boxes | 10 images in 2 groups | Dice per image 0.5000, "
+        f"accuracy 98.77 % (98.00{NOTHING}99.00) | 1.2 M parameters, patches of 48 x 64 "
+        "| 67 min on A, 2 threads, seed 7, commit abc1234 |"
     )
     ablation = {
         **{"dataset": "small", "change": "wider", "base": 0.5, "changed": 0.4, "seeds": 3},
         **{"difference": -0.1, "interval": [-0.2, 0.01], "budget": "15m", "commit": "abc1234"},
     }
     page = results.page({"tiny": RECORD}, [ablation])
-    assert "| pooled | 0.6250 (0.6000–0.6500) | – | – | – |" in page  # noqa: RUF001
-    assert "| b | – | 0.6250 (0.6000–0.6500) | – | – |" in page  # noqa: RUF001
+    dice, none = f"0.6250 (0.6000{NOTHING}0.6500)", f"| {NOTHING} "
+    assert f"| pooled | {dice} {3 * none}|" in page
+    assert f"| b {none}| {dice} {2 * none}|" in page
     assert "1,200 in the ground truth, 3 predicted; pooled F1 (IoU 0.5) 0.0000, Rand" in page
     assert "| -0.1000 | -0.2000 to +0.0100 | 15m | 3 | abc1234 |" in page
     assert page.count("Not run yet") == 0
@@ -204,8 +207,8 @@ def test_headers_are_rewritten_and_stay_so(results: Any, tiny: Path) -> None:
     assert texts[0].startswith(
         "# A tiny network.\n#\n# Hardware: A, 2 threads\n"
         "# Time:     67 min of training and validation, budget 90 min\n"
-        "# Score:    Dice per image 0.5000; 10 images in 2 groups, native size, seed 7, commit "
-        "abc1234\n\nepochs"
+        f"# Score:    Dice per image 0.5000, accuracy 98.77 % (98.00{NOTHING}99.00); 10 images in 2 "
+        "groups, native\n#           size, seed 7, commit abc1234\n\nepochs"
     )
     path.write_text("# Hardware: x\n# Time: y\n")
     with pytest.raises(ValueError, match="Score"):
