@@ -341,7 +341,7 @@ def page(records: Mapping[str, Record], ablations: Sequence[Record]) -> str:
         "on images held out from training, at their native size, under the [metric "
         "protocol](metrics.md). The held-out images also chose the epoch, so expect slightly lower "
         "scores on new ones. In brackets: 95% bootstrap confidence intervals, resampling groups of "
-        "images. The time is that of training and validation.",
+        "images, if there are several. The time is that of training and validation.",
         "<!-- not-run: trains for hours -->\n```sh\nmake results\n```",
         "trains what was not trained before, and writes this page from `docs/results.json`.",
         overview(records, "#{}"),

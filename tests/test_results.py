@@ -207,8 +207,8 @@ def test_headers_are_rewritten_and_stay_so(results: Any, tiny: Path) -> None:
     assert texts[0].startswith(
         "# A tiny network.\n#\n# Hardware: A, 2 threads\n"
         "# Time:     67 min of training and validation, budget 90 min\n"
-        f"# Score:    Dice per image 0.5000, accuracy 98.77 % (98.00{NOTHING}99.00); 10 images in 2 "
-        "groups, native\n#           size, seed 7, commit abc1234\n\nepochs"
+        f"# Score:    Dice per image 0.5000, accuracy 98.77 % (98.00{NOTHING}99.00); 10 images in "
+        "2 groups, native\n#           size, seed 7, commit abc1234\n\nepochs"
     )
     path.write_text("# Hardware: x\n# Time: y\n")
     with pytest.raises(ValueError, match="Score"):
