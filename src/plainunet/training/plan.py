@@ -245,10 +245,7 @@ def choose_window(
         `size`, or `patch` and `factor`; and `base_channels`.
     """
     native = _typical(stats.sizes)
-    passes = _passes(seconds, machine.pixel, len(stats.shares))
-    batch = given.get("batch_size", _BATCH)
-    # time for the pixels of a sample; in the shortest runs, little is left by the optimiser
-    each = max(seconds / passes - machine.step / batch, 0.1 * seconds / passes)
+    each = _time_of_pixels(stats, machine, seconds, given)
     whole, base = _afford(each, machine, native, given)
     whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
     fine = max(side_needed(stats.ceilings, _LOST), native * _SEEN / (stats.typical or native))
@@ -293,10 +290,22 @@ def choose_window(
     }
 
 
+def _time_of_pixels(
+    stats: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any]
+) -> float:
+    """Time that the pixels of a sample may take [s]."""
+    whole = seconds / _passes(seconds, machine.pixel, len(stats.shares))
+    # in the shortest runs, the optimiser leaves little
+    return max(whole - machine.step / given.get("batch_size", _BATCH), 0.1 * whole)
+
+
 def _afford(
     each: float, machine: Machine, native: float, given: Mapping[str, Any]
 ) -> tuple[float, int]:
-    """Side of the largest images that fit the budget [pixels], and the width of the network."""
+    """Side of the largest images that fit the budget [pixels], and the width of the network.
+
+    `each`: the time of a sample's pixels [s].
+    """
     widths = {given["base_channels"]: 1.0} if "base_channels" in given else machine.widths
     area = each / (growth_cost(given.get("growth", _GROWTH)) * machine.pixel)
     sides = {base: math.sqrt(area / times) for base, times in widths.items()}
@@ -471,9 +480,8 @@ def make_plan(
     epochs = max(1, round(passes / stats.trained / each))
     what = "patches" if "patch" in plan else "images"
     last = 1000 * (machine.step / batch + pixels)
-    reason = f"estimated from {passes:.0f} {what}, at full size {last:.3g} ms each"
-    reason += "; the budget decides"
-    plan["epochs"] = (epochs, reason)
+    reason = f"estimated from {passes:.0f} {what}, {last:.3g} ms each at full size"
+    plan["epochs"] = (epochs, f"{reason}; the budget decides")
     return plan
 
 
