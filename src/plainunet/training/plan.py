@@ -296,7 +296,8 @@ def _time_of_pixels(
     """Time that the pixels of a sample may take [s]."""
     whole = seconds / _passes(seconds, machine.pixel, len(stats.shares))
     # in the shortest runs, the optimiser leaves little
-    return max(whole - machine.step / given.get("batch_size", _BATCH), 0.1 * whole)
+    batch: int = given.get("batch_size", _BATCH)
+    return max(whole - machine.step / batch, 0.1 * whole)
 
 
 def _afford(
