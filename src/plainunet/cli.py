@@ -449,7 +449,7 @@ def evaluate(
     with Screen() as screen:
         where["reporter"] = _Noting(screen, notes.append)
         if options.tune:
-            tuned = tune(checkpoint, data, folder=given, **where)
+            tuned = tune(checkpoint, data, objects=options.objects, folder=given, **where)
             checkpoint = Path(tuned["checkpoint"])
         which: dict[str, Any] = {"split": options.split, "objects": options.objects, **given}
         which["metrics"] = metrics

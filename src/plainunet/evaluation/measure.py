@@ -159,23 +159,40 @@ def measure(
 def _score_objects(
     pair: Pair, dataset: SegmentationDataset, predicted: PredictedImage
 ) -> list[ObjectScores]:
-    coding, probabilities = dataset.coding, predicted.probabilities
+    probabilities, classes = predicted.probabilities, dataset.coding.num_classes
     assert probabilities is not None  # requested by `measure`
-    valid = predicted.truth < coding.num_classes
-    numbered: Labels | None = None
-    if isinstance(coding, Instances):
-        numbered = find_objects(coding.read_stored(pair.mask), coding, pair.mask)
-        numbered[~valid] = 0
+    valid = predicted.truth < classes
+    truths = label_truth(pair, dataset, predicted.truth)
     result = []
-    for number in range(1, coding.num_classes):
-        found, true = predicted.prediction == number, predicted.truth == number
-        truth = label_objects(true) if numbered is None else numbered
-        separate = label_objects(true, corners=False) if numbered is None else numbered
-        masks = [found] if len(probabilities) > 2 else [probabilities[1] >= t for t in THRESHOLDS]
+    for number, truth in enumerate(truths, start=1):
+        found, separate = predicted.prediction == number, truth
+        if not isinstance(dataset.coding, Instances):
+            separate = label_objects(predicted.truth == number, corners=False)
+        masks = [found] if classes > 2 else [probabilities[1] >= t for t in THRESHOLDS]
         clusters = [cluster_scores(separate, label_objects(each, corners=False)) for each in masks]
         counts = match_objects(truth, label_objects(found & valid))
         result.append(ObjectScores(counts, clusters))
     return result
+
+
+def label_truth(pair: Pair, dataset: SegmentationDataset, truth: NDArray[np.uint8]) -> list[Labels]:
+    """Number the true objects of each foreground class of an image.
+
+    Args:
+        pair: The image.
+        dataset: Its dataset.
+        truth: Its class ids [H, W]; 255 is ignored.
+
+    Returns:
+        For each foreground class [H, W], 0 for none: the numbers of instance masks, connected
+        components (8-connectivity) of others.
+    """
+    coding = dataset.coding
+    if isinstance(coding, Instances):
+        numbered = find_objects(coding.read_stored(pair.mask), coding, pair.mask)
+        numbered[truth >= coding.num_classes] = 0
+        return [numbered]
+    return [label_objects(truth == number) for number in range(1, coding.num_classes)]
 
 
 def score_images(

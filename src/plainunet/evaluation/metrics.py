@@ -585,10 +585,9 @@ def match_objects(truth: Labels, prediction: Labels) -> ObjectCounts:
 
     With an IoU above 0.5 an object matches at most one other, so no assignment is needed.
     """
-    rows, columns, shared = _joint_counts(truth, prediction)
+    both = (truth > 0) & (prediction > 0)
+    rows, columns, shared = _joint_counts(truth[both], prediction[both])
     true_areas, areas = np.bincount(truth.ravel()), np.bincount(prediction.ravel())
-    objects = (rows > 0) & (columns > 0)
-    rows, columns, shared = rows[objects], columns[objects], shared[objects]
     overlap = shared / (true_areas[rows] + areas[columns] - shared)
     hits = np.array([(overlap > threshold).sum() for threshold in OVERLAPS], np.int64)
     return ObjectCounts(hits, int((true_areas[1:] > 0).sum()), int((areas[1:] > 0).sum()))

@@ -2,34 +2,60 @@
 
 The best settings go into a copy of the checkpoint. No other split is read, so the test split stays
 unseen.
+
+By default they are the best by Dice. If objects count, they are the best by the mean of Dice and
+F1 of objects: a few specks hardly change Dice but may be half of the predicted objects, while F1 at
+IoU 0.5 alone would accept outlines that are far off.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plainunet.config import TTAName
+from plainunet.dataset.coding import Instances
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.errors import Error
 from plainunet.evaluation.evaluate import open_dataset
-from plainunet.evaluation.measure import predict_images
-from plainunet.evaluation.metrics import Counts, confusion_matrix, dice, nan_mean, threshold_curve
+from plainunet.evaluation.measure import (
+    THRESHOLDS,
+    PredictedImage,
+    label_truth,
+    predict_images,
+)
+from plainunet.evaluation.metrics import (
+    Counts,
+    Floats,
+    Labels,
+    confusion_matrix,
+    dice,
+    label_objects,
+    match_objects,
+    nan_mean,
+    threshold_curve,
+)
 from plainunet.files import require_own, require_writable
+from plainunet.formats.colors import IGNORED
 from plainunet.network.card import Card, find_checkpoint
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.parts import parts_of
 from plainunet.prediction.exported import SUFFIXES
-from plainunet.prediction.objects import remove_small
+from plainunet.prediction.objects import fill_holes, remove_small
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, silent
 
 LEAST_OBJECTS = (0, 10, 30, 100, 300, 1000, 3000, 10_000)
 """Minimum object sizes to try [pixels]."""
+LEAST_COUNTED = (0, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560)
+"""The same if objects count: finer, since a speck of any size is a false object."""
+MOST_HOLES = (0, 10, 100, 1000)
+"""Largest holes to fill, to try if objects count [pixels]."""
 GAIN = 0.0005
-"""Minimum gain in Dice for test-time augmentation, since it multiplies the inference time."""
+"""Minimum gain for test-time augmentation, since it multiplies the inference time."""
 _TTA: dict[str, tuple[TTAName, ...]] = {
     "flip": ("none", "mirror"),
     "light": ("none", "mirror"),
@@ -38,12 +64,37 @@ _TTA: dict[str, tuple[TTAName, ...]] = {
 """Test-time augmentation to try, by the augmentation in training."""
 _SPLIT = "val"
 _SETTINGS = ("threshold", "tta", "min_object", "fill_holes")
+_SCORES = ("dice", "f1")
+
+
+class _Grid(NamedTuple):
+    """Settings to try with each other; the default is the prediction as it is."""
+
+    threshold: tuple[float | None, ...] = (None,)
+    """None: the predicted classes."""
+    fill_holes: tuple[int, ...] = (0,)
+    min_object: tuple[int, ...] = (0,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of values of each setting."""
+        return tuple(map(len, self))
+
+    def at(self, place: tuple[int, ...]) -> dict[str, Any]:
+        """The settings at a place of the grid, by name."""
+        chosen = (values[index] for values, index in zip(self, place, strict=True))
+        named = zip(self._fields, chosen, strict=True)
+        return {name: value for name, value in named if value is not None}
+
+
+_PLAIN = _Grid()
 
 
 def tune(
     checkpoint: str | Path,
     data: str | Path,
     *,
+    objects: bool = False,
     folder: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -57,6 +108,8 @@ def tune(
     Args:
         checkpoint: A `best.safetensors`; it is only read.
         data: The folder that it was trained on, or one with a split "val" of its own.
+        objects: Whether to choose by the mean of Dice and F1 of objects instead of Dice; always
+            done for instance masks.
         folder: Fields of `FolderConfig`: where images and masks are.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "fp32" or "bf16".
@@ -66,7 +119,9 @@ def tune(
     Returns:
         {"checkpoint": the path of the copy; "part": the split; "pictures": its number of images;
         "before", "after": the settings; "dice": {"before", "after"}; "tried": [{"setting", "value",
-        "dice"}]}, Dice being the mean over foreground classes and images.
+        "dice"}]}, Dice being the mean over foreground classes and images. If objects count, also
+        "f1": {"before", "after"}, and "f1" in each of "tried": F1 of objects at IoU 0.5, the same
+        mean.
 
     Raises:
         FileNotFoundError: No such checkpoint or folder.
@@ -81,100 +136,164 @@ def tune(
     require_writable(path.parent)
     require_own(tuned, r"\"tuned\": {")  # in the metadata, which is JSON in JSON
     dataset, _ = open_dataset(card, path, Path(data), _SPLIT, folder, reporter)
-    search = _Search(path, dataset, reporter, device=device, precision=precision, network=network)
+    objects = objects or isinstance(dataset.coding, Instances)
+    how = {"device": device, "precision": precision, "network": network}
+    search = _Search(path, dataset, objects, reporter, **how)
     before = search.baseline(card)
     plain = dataclasses.replace(card, tta="none", min_object=0, fill_holes=0)
-    chosen, best = search.min_object(*search.tta(plain))
-    if best <= before:
+    if objects:
+        chosen, best = search.together(plain)
+    else:
+        chosen, best = search.min_object(*search.tta(plain))
+    if best.mean() <= before.mean():
         chosen, best = card, before
     outcome = {
         "part": _SPLIT,
         "pictures": len(dataset),
         "before": {name: getattr(card, name) for name in _SETTINGS},
         "after": {name: getattr(chosen, name) for name in _SETTINGS},
-        "dice": {"before": before, "after": best},
     }
+    for name, first, last in zip(_SCORES, before.tolist(), best.tolist(), strict=False):
+        outcome[name] = {"before": first, "after": last}
     scores = {**card.scores, "tuned": outcome}
     save_checkpoint(tuned, found, dataclasses.replace(chosen, scores=scores))
     return {"checkpoint": str(tuned), **outcome, "tried": search.tried}
 
 
 class _Search:
-    """Tries settings one by one and keeps the score of each in `tried`."""
+    """Tries settings and keeps the scores of each in `tried`.
+
+    Scores are [1]: Dice; or [2] if objects count: Dice and F1 of objects. The settings with the
+    best mean are chosen.
+    """
 
     def __init__(
         self,
         path: Path,
         dataset: SegmentationDataset,
+        objects: bool,
         reporter: Reporter,
         **how: Any,
     ) -> None:
         self._path, self._dataset, self._reporter, self._how = path, dataset, reporter, how
-        self._classes = dataset.coding.num_classes
+        self._objects, self._classes = objects, dataset.coding.num_classes
         self.tried: list[dict[str, Any]] = []
 
-    def baseline(self, card: Card) -> float:
+    def baseline(self, card: Card) -> Floats:
         """Score the settings of the checkpoint."""
-        score = _mean_dice(self._count(card, "baseline")[0])
-        self._keep("baseline", None, score)
-        return score
+        scores = self._try(card, "baseline")[0][:, 0, 0, 0]
+        self._keep("baseline", None, scores)
+        return scores
 
-    def tta(self, plain: Card) -> tuple[Card, float]:
-        """Choose the test-time augmentation and, with two classes, the threshold; and its score."""
-        best, chosen = -1.0, plain
-        for tta in _TTA.get(plain.training.get("settings", {}).get("augment", ""), ("none",)):
-            trial, value = dataclasses.replace(plain, tta=tta), str(tta)
-            counts, histograms = self._count(trial, f"tta {tta}")
-            score = _mean_dice(counts)
+    def tta(self, plain: Card) -> tuple[Card, Floats]:
+        """Choose the test-time augmentation and, with two classes, the threshold; and its Dice."""
+        best, chosen = np.array([-1.0]), plain
+        for trial in _with_tta(plain):
+            tried, histograms = self._try(trial, f"tta {trial.tta}")
+            scores, value = tried[:, 0, 0, 0], str(trial.tta)
             if self._classes == 2:
                 curve = threshold_curve(histograms)
                 number = int(np.argmax(curve["per_image_dice"]))
                 trial = dataclasses.replace(trial, threshold=curve["thresholds"][number])
-                score = curve["per_image_dice"][number]
-                value = f"{tta}, threshold {trial.threshold:g}"
-            self._keep("tta", value, score)
-            if score > best + (GAIN if tta != "none" else 0):
-                best, chosen = score, trial
+                scores = np.array([curve["per_image_dice"][number]])
+                value = f"{trial.tta}, threshold {trial.threshold:g}"
+            self._keep("tta", value, scores)
+            if scores.mean() > best.mean() + (GAIN if trial.tta != "none" else 0):
+                best, chosen = scores, trial
         return chosen, best
 
-    def min_object(self, chosen: Card, best: float) -> tuple[Card, float]:
-        """Choose the minimum object size, if one beats keeping all objects; and its score."""
-        self._reporter.stage("small objects", len(self._dataset))
-        counts = []
-        for predicted in predict_images(self._predictor(chosen), self._dataset):
-            mask, each = predicted.prediction, []
-            for least in LEAST_OBJECTS:  # in rising order, so each starts from the last mask
-                mask = remove_small(mask, least) if least > 1 else mask
-                each.append(confusion_matrix(predicted.truth, mask, self._classes))
-            counts.append(each)
-            self._reporter.advance(len(counts))
+    def min_object(self, chosen: Card, best: Floats) -> tuple[Card, Floats]:
+        """Choose the minimum object size, if one beats keeping all objects; and its Dice."""
+        tried = self._try(chosen, "small objects", _Grid(min_object=LEAST_OBJECTS))[0][:, 0, 0]
         plain = chosen
-        for least, each in zip(LEAST_OBJECTS, np.moveaxis(np.array(counts), 1, 0), strict=True):
-            score = _mean_dice(each)
-            self._keep("min_object", least, score)
-            if score > best:
-                best, chosen = score, dataclasses.replace(plain, min_object=least)
+        for least, scores in zip(LEAST_OBJECTS, tried.T, strict=True):
+            self._keep("min_object", least, scores)
+            if scores.mean() > best.mean():
+                best, chosen = scores, dataclasses.replace(plain, min_object=least)
         return chosen, best
 
-    def _predictor(self, card: Card) -> Predictor:
-        settings = _SETTINGS if self._classes == 2 else _SETTINGS[1:]
-        overrides = {name: getattr(card, name) for name in settings}
-        return Predictor.load(self._path, **self._how, **overrides)
+    def together(self, plain: Card) -> tuple[Card, Floats]:
+        """Choose all settings at once, since the best threshold depends on what is cleaned away."""
+        thresholds = THRESHOLDS if self._classes == 2 else (None,)
+        grid = _Grid(thresholds, MOST_HOLES, LEAST_COUNTED)
+        best, chosen = -1.0, plain
+        for trial in _with_tta(plain):
+            tried = self._try(trial, f"tta {trial.tta}", grid)[0]
+            means = tried.mean(axis=0)
+            row, holes, size = map(int, np.unravel_index(means.argmax(), means.shape))
+            settings = grid.at((row, holes, size))
+            named = (f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
+            self._keep("tta", ", ".join([trial.tta, *named]), tried[:, row, holes, size])
+            if means.max() > best + (GAIN if trial.tta != "none" else 0):
+                best, chosen = means.max(), dataclasses.replace(trial, **settings)
+                place, scores = (row, holes, size), tried
+        row, holes, size = place
+        for number, most in enumerate(MOST_HOLES):
+            self._keep("fill_holes", most, scores[:, row, number, size])
+        for number, least in enumerate(LEAST_COUNTED):
+            self._keep("min_object", least, scores[:, row, holes, number])
+        return chosen, scores[:, row, holes, size]
 
-    def _count(self, card: Card, stage: str) -> tuple[Counts, Counts]:
-        """Confusion matrices [n, K, K] and histograms of probabilities [n, 2, `BINS`]."""
+    def _try(self, card: Card, stage: str, grid: _Grid = _PLAIN) -> tuple[Floats, Counts]:
+        """Scores of the settings of a grid, and histograms of probabilities [n, 2, `BINS`]."""
         self._reporter.stage(stage, len(self._dataset))
-        counts, histograms = [], []
-        for predicted in predict_images(self._predictor(card), self._dataset):
-            counts.append(confusion_matrix(predicted.truth, predicted.prediction, self._classes))
+        overrides = {name: getattr(card, name) for name in _SETTINGS[self._classes > 2 :]}
+        predictor = Predictor.load(self._path, **self._how, **overrides)
+        scores, histograms = [], []
+        images = predict_images(predictor, self._dataset, grid.threshold != (None,))
+        for pair, predicted in zip(self._dataset.pairs, images, strict=True):
+            truth = predicted.truth
+            objects = label_truth(pair, self._dataset, truth) if self._objects else None
+            scores.append(_score_grid(predicted, objects, grid, self._classes))
             histograms.append(predicted.histogram)
-            self._reporter.advance(len(counts))
-        return np.stack(counts), np.stack(histograms)
+            self._reporter.advance(len(scores))
+        return np.nan_to_num(nan_mean(np.stack(scores), axis=0)), np.stack(histograms)
 
-    def _keep(self, setting: str, value: Any, score: float) -> None:
-        self.tried.append({"setting": setting, "value": value, "dice": score})
+    def _keep(self, setting: str, value: Any, scores: Floats) -> None:
+        named = dict(zip(_SCORES, scores.tolist(), strict=False))
+        self.tried.append({"setting": setting, "value": value, **named})
 
 
-def _mean_dice(counts: Counts) -> float:
-    """Mean over the foreground classes of an image, then over images."""
-    return float(np.nan_to_num(nan_mean(nan_mean(dice(counts)[:, 1:], axis=1))))
+def _with_tta(plain: Card) -> list[Card]:
+    """The card with each test-time augmentation to try."""
+    augment = plain.training.get("settings", {}).get("augment", "")
+    return [dataclasses.replace(plain, tta=tta) for tta in _TTA.get(augment, ("none",))]
+
+
+def _score_grid(
+    predicted: PredictedImage, objects: list[Labels] | None, grid: _Grid, classes: int
+) -> Floats:
+    """Score an image with each of the settings of a grid, in the order of `Predictor.clean`."""
+    result = np.empty((1 if objects is None else 2, *grid.shape))
+    for row, threshold in enumerate(grid.threshold):
+        whole = _choose_classes(predicted, threshold)
+        for holes, most in enumerate(grid.fill_holes):
+            mask, last = fill_holes(whole, most) if most else whole, None
+            for size, least in enumerate(grid.min_object):  # rising: each starts from the last mask
+                mask = remove_small(mask, least) if least > 1 else mask
+                if last is None or not np.array_equal(mask, last):
+                    scores = _score(predicted.truth, mask, objects, classes)
+                result[:, row, holes, size], last = scores, mask
+    return result
+
+
+def _choose_classes(predicted: PredictedImage, threshold: float | None) -> NDArray[np.uint8]:
+    if threshold is None:
+        return predicted.prediction
+    assert predicted.probabilities is not None  # requested by `_try`
+    mask: NDArray[np.uint8] = (predicted.probabilities[1] >= threshold).astype(np.uint8)
+    mask[predicted.prediction == IGNORED] = IGNORED
+    return mask
+
+
+def _score(
+    truth: NDArray[np.uint8], mask: NDArray[np.uint8], objects: list[Labels] | None, classes: int
+) -> list[float]:
+    """Means over the foreground classes of an image: Dice, and F1 of objects if they are given."""
+    scores = [float(nan_mean(dice(confusion_matrix(truth, mask, classes))[1:]))]
+    if objects is not None:
+        valid = truth < classes
+        found = (label_objects((mask == number) & valid) for number in range(1, classes))
+        counts = [match_objects(*each) for each in zip(objects, found, strict=True)]
+        scores.append(float(nan_mean(np.array([each.f1 for each in counts]))))
+    return scores

@@ -346,13 +346,18 @@ def show_tuning(found: dict[str, Any]) -> None:
     """Print what `tune` tried on the validation split, and the settings of the tuned checkpoint."""
     console = Terminal(highlight=False)
     title = f"tried on {plural(found['pictures'], 'image')}, split: {found['part']}"
-    table = _table(title, ("Dice",))
+    shown = {"dice": "Dice", "f1": "F1 of objects"}
+    shown = {key: label for key, label in shown.items() if key in found}
+    table = _table(title, tuple(shown.values()))
     for each in found["tried"]:
         value = "" if each["value"] is None else f" {each['value']}"
-        table.add_row(f"{each['setting'].replace('_', ' ')}{value}", _cell(each["dice"]))
+        scores = (_cell(each[key]) for key in shown)
+        table.add_row(f"{each['setting'].replace('_', ' ')}{value}", *scores)
     console.print(table)
-    before, after = found["dice"]["before"], found["dice"]["after"]
-    console.print(f"Dice {before:.4f} before tuning, {after:.4f} after. Tuned settings:")
+    for key, label in shown.items():
+        before, after = found[key]["before"], found[key]["after"]
+        console.print(f"{label} {before:.4f} before tuning, {after:.4f} after")
+    console.print("Tuned settings:")
     for name, value in found["after"].items():
         old = found["before"][name]
         change = "unchanged" if value == old else f"before: {old}"
