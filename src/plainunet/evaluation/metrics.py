@@ -585,12 +585,21 @@ def match_objects(truth: Labels, prediction: Labels) -> ObjectCounts:
 
     With an IoU above 0.5 an object matches at most one other, so no assignment is needed.
     """
+    overlap = overlap_objects(truth, prediction)[2]
+    hits = np.array([(overlap > threshold).sum() for threshold in OVERLAPS], np.int64)
+    true, areas = np.bincount(truth.ravel()), np.bincount(prediction.ravel())
+    return ObjectCounts(hits, int((true[1:] > 0).sum()), int((areas[1:] > 0).sum()))
+
+
+def overlap_objects(truth: Labels, prediction: Labels) -> tuple[Counts, Counts, Floats]:
+    """Find the objects that overlap; both arguments are object ids [H, W], 0 for none.
+
+    Returns [n] ids of the ground truth and [n] of the prediction, and their IoU [n].
+    """
     both = (truth > 0) & (prediction > 0)
     rows, columns, shared = _joint_counts(truth[both], prediction[both])
     true_areas, areas = np.bincount(truth.ravel()), np.bincount(prediction.ravel())
-    overlap = shared / (true_areas[rows] + areas[columns] - shared)
-    hits = np.array([(overlap > threshold).sum() for threshold in OVERLAPS], np.int64)
-    return ObjectCounts(hits, int((true_areas[1:] > 0).sum()), int((areas[1:] > 0).sum()))
+    return rows, columns, shared / (true_areas[rows] + areas[columns] - shared)
 
 
 def cluster_scores(truth: Labels, prediction: Labels) -> ClusterScores:
