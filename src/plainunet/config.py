@@ -527,7 +527,8 @@ class EvaluateOptions(Settings):
     """Also score objects (connected components). Always done if masks hold object numbers."""
     tune: bool = False
     """First tune threshold, test-time augmentation and minimum object size on the validation split,
-    write them into a copy, NAME-tuned.safetensors next to the checkpoint, and evaluate the copy."""
+    by Dice, or if objects are scored by the mean of Dice and F1 of objects; write them into a copy,
+    NAME-tuned.safetensors next to the checkpoint, and evaluate the copy."""
 
 
 ExportTarget = Literal["onnx", "openvino", "torch", "bioimageio"]

@@ -206,21 +206,20 @@ def test_own_metrics_are_not_cut(printed: Printed) -> None:
 
 def test_tuning_is_shown(printed: Printed) -> None:
     settings = {"threshold": 0.5, "tta": "none", "min_object": 0, "fill_holes": 0}
-    show_tuning(
-        {
-            "checkpoint": "runs/[a]/best-tuned.safetensors",
-            "part": "val",
-            "pictures": 4,
-            "before": settings,
-            "after": {**settings, "threshold": 0.62, "min_object": 30},
-            "dice": {"before": 0.9, "after": 0.95},
-            "tried": [
-                {"setting": "baseline", "value": None, "dice": 0.9},
-                {"setting": "tta", "value": "mirror, threshold 0.62", "dice": 0.91},
-                {"setting": "min_object", "value": 30, "dice": 0.95},
-            ],
-        }
-    )
+    found: dict[str, Any] = {
+        "checkpoint": "runs/[a]/best-tuned.safetensors",
+        "part": "val",
+        "pictures": 4,
+        "before": settings,
+        "after": {**settings, "threshold": 0.62, "min_object": 30},
+        "dice": {"before": 0.9, "after": 0.95},
+        "tried": [
+            {"setting": "baseline", "value": None, "dice": 0.9},
+            {"setting": "tta", "value": "mirror, threshold 0.62", "dice": 0.91},
+            {"setting": "min_object", "value": 30, "dice": 0.95},
+        ],
+    }
+    show_tuning(found)
     rows = printed()
     assert "baseline 0.9000" in rows
     assert "tta mirror, threshold 0.62 0.9100" in rows
@@ -228,6 +227,11 @@ def test_tuning_is_shown(printed: Printed) -> None:
     assert "threshold: 0.62 (before: 0.5)" in rows
     assert "tta: none (unchanged)" in rows
     assert any(row.endswith("runs/[a]/best-tuned.safetensors") for row in rows)
+    tried = [{**each, "f1": 0.8} for each in found["tried"]]
+    show_tuning({**found, "f1": {"before": 0.8, "after": 0.85}, "tried": tried})
+    rows = printed()
+    assert "min object 30 0.9500 0.8000" in rows
+    assert "F1 of objects 0.8000 before tuning, 0.8500 after" in rows
 
 
 def test_a_comparison_fits_a_screen(printed: Printed) -> None:

@@ -145,7 +145,7 @@ def tune(
     before = search.baseline(card)
     plain = dataclasses.replace(card, tta="none", min_object=0, fill_holes=0)
     if objects:
-        chosen, best = search.together(plain)
+        chosen, best = search.jointly(plain)
     else:
         chosen, best = search.min_object(*search.tta(plain))
     if best.mean() <= before.mean():
@@ -215,7 +215,7 @@ class _Search:
                 best, chosen = scores, dataclasses.replace(plain, min_object=least)
         return chosen, best
 
-    def together(self, plain: Card) -> tuple[Card, Floats]:
+    def jointly(self, plain: Card) -> tuple[Card, Floats]:
         """Choose all settings at once, since the best threshold depends on what is cleaned away."""
         thresholds = THRESHOLDS if self._classes == 2 else (None,)
         grid = _Grid(thresholds, MOST_HOLES, LEAST_COUNTED)
@@ -271,15 +271,16 @@ def _score_grid(
     for row, threshold in enumerate(grid.threshold):
         whole = last = _choose_classes(predicted, threshold)
         for holes, most in enumerate(grid.fill_holes):
-            mask = filled = fill_holes(whole, most) if most else whole
+            filled = fill_holes(whole, most) if most else whole
             if holes and np.array_equal(filled, last):
                 result[:, row, holes] = result[:, row, holes - 1]
             elif classes == 2 and objects is not None:
                 sizes = grid.min_object
-                result[:, row, holes] = score_sizes(predicted.truth, mask, objects[0], sizes)
+                result[:, row, holes] = score_sizes(predicted.truth, filled, objects[0], sizes)
             else:
-                for size, least in enumerate(grid.min_object):  # rising, so from the last mask on
-                    mask = remove_small(mask, least) if least > 1 else mask
+                # from the whole mask each: with several classes, removing step by step differs
+                for size, least in enumerate(grid.min_object):
+                    mask = remove_small(filled, least) if least > 1 else filled
                     result[:, row, holes, size] = _score(predicted.truth, mask, objects, classes)
             last = filled
     return result
@@ -325,10 +326,9 @@ def score_sizes(
     """
     true, found = truth == 1, mask == 1
     labels = label_objects(found & (truth < 2))  # ignored pixels may split an object into several,
-    inside = labels > 0
-    whole = label_objects(found)[inside]  # which are removed as one
+    whole = label_objects(found)  # which are removed as one, by the area of all its pixels
     areas = np.zeros(int(labels.max()) + 1, np.int64)
-    areas[labels[inside]] = np.bincount(whole)[whole]
+    areas[labels[labels > 0]] = np.bincount(whole.ravel())[whole[labels > 0]]
     kept = areas >= np.maximum(sizes, 1)[:, None]  # [M, labels]; 0 is background, of no area
     pixels = kept @ np.bincount(labels.ravel())
     hits = kept @ np.bincount(labels[true], minlength=len(areas))
