@@ -58,7 +58,8 @@ LEAST_COUNTED = (0, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 MOST_HOLES = (0, 10, 100, 1000)
 """Largest holes to fill, to try if objects count [pixels]."""
 GAIN = 0.0005
-"""Minimum gain for test-time augmentation, since it multiplies the inference time."""
+"""Minimum gain for test-time augmentation, since it multiplies the inference time, and for each
+larger size of holes, since they may be background that objects enclose."""
 _TTA: dict[str, tuple[TTAName, ...]] = {
     "flip": ("none", "mirror"),
     "light": ("none", "mirror"),
@@ -223,12 +224,13 @@ class _Search:
         for trial in _with_tta(plain):
             tried = self._try(trial, f"tta {trial.tta}", grid)[0]
             means = tried.mean(axis=0)
-            row, holes, size = map(int, np.unravel_index(means.argmax(), means.shape))
+            worth = means - GAIN * np.arange(len(MOST_HOLES))[:, None]
+            row, holes, size = map(int, np.unravel_index(worth.argmax(), worth.shape))
             settings = grid.at((row, holes, size))
             named = (f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
             self._keep("tta", ", ".join([trial.tta, *named]), tried[:, row, holes, size])
-            if means.max() > best + (GAIN if trial.tta != "none" else 0):
-                best, chosen = means.max(), dataclasses.replace(trial, **settings)
+            if worth.max() > best + (GAIN if trial.tta != "none" else 0):
+                best, chosen = worth.max(), dataclasses.replace(trial, **settings)
                 place, scores = (row, holes, size), tried
         row, holes, size = place
         for number, most in enumerate(MOST_HOLES):
