@@ -100,10 +100,8 @@ def tune(
     *,
     objects: bool = False,
     folder: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    network: Any = None,
     reporter: Reporter = silent,
+    **how: Any,
 ) -> dict[str, Any]:
     """Find the best settings on the validation split and write them into a copy of the checkpoint.
 
@@ -115,10 +113,8 @@ def tune(
         objects: Whether to choose by the mean of Dice and F1 of objects instead of Dice; always
             done for instance masks.
         folder: Fields of `FolderConfig`: where images and masks are.
-        device: "auto", "cpu", "cuda" or "mps".
-        precision: "auto", "fp32" or "bf16".
-        network: The factory of your own network, as in `Predictor.load`.
         reporter: Receives the progress, and notes on how the folder was read.
+        how: `device`, `precision` and `network`, as in `Predictor.load`.
 
     Returns:
         {"checkpoint": the path of the copy; "part": the split; "pictures": its number of images;
@@ -136,19 +132,14 @@ def tune(
     if path.suffix.lower() in SUFFIXES:
         raise Error(f"{path}: an exported file. Tune its checkpoint, and export that again.")
     tuned = path.with_name(f"{path.stem}-tuned{path.suffix}")
-    found, card = load_checkpoint(path, parts_of(network, "--network"))
+    found, card = load_checkpoint(path, parts_of(how.get("network"), "--network"))
     require_writable(path.parent)
     require_own(tuned, r"\"tuned\": {")  # in the metadata, which is JSON in JSON
     dataset, _ = open_dataset(card, path, Path(data), _SPLIT, folder, reporter)
     objects = objects or isinstance(dataset.coding, Instances)
-    how = {"device": device, "precision": precision, "network": network}
     search = _Search(path, dataset, objects, reporter, **how)
     before = search.baseline(card)
-    plain = dataclasses.replace(card, tta="none", min_object=0, fill_holes=0)
-    if objects:
-        chosen, best = search.jointly(plain)
-    else:
-        chosen, best = search.min_object(*search.tta(plain))
+    chosen, best = search.choose(dataclasses.replace(card, tta="none", min_object=0, fill_holes=0))
     if best.mean() <= before.mean():
         chosen, best = card, before
     outcome = {
@@ -188,6 +179,10 @@ class _Search:
         scores = self._try(card, "baseline")[0][:, 0, 0, 0]
         self._keep("baseline", None, scores)
         return scores
+
+    def choose(self, plain: Card) -> tuple[Card, Floats]:
+        """Choose the settings, given a card without any cleaning; and their scores."""
+        return self.jointly(plain) if self._objects else self.min_object(*self.tta(plain))
 
     def tta(self, plain: Card) -> tuple[Card, Floats]:
         """Choose the test-time augmentation and, with two classes, the threshold; and its Dice."""
