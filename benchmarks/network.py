@@ -85,7 +85,7 @@ def make_contender(
 
 
 def make_normalised(base: int) -> dict[str, Callable[[], nn.Module]]:
-    """A network for each kind of normalisation; group and instance also by PyTorch's layer."""
+    """Make a network for each kind of normalisation; group and instance also by PyTorch's layer."""
 
     def by_pytorch(network: nn.Module) -> nn.Module:
         for module in network.modules():
@@ -102,7 +102,7 @@ def make_normalised(base: int) -> dict[str, Callable[[], nn.Module]]:
 
 
 def make_networks(base: int) -> dict[str, Callable[[], nn.Module]]:
-    """plainunet's network, then the installed peers'."""
+    """Make the project's network, then the installed peers'."""
     networks: dict[str, Callable[[], nn.Module]] = {"plainunet": lambda: UNet(base_channels=base)}
     try:
         with warnings.catch_warnings(action="ignore"):
