@@ -6,7 +6,8 @@ Every number is a median over the rounds: milliseconds per image; "of peak", the
 network as a fraction of those of the fastest 3x3 convolution in the same round (forward and
 backward for training, forward for inference); "ratio", the time divided by that of the first line
 in the same round. Prints a table; writes nothing. Limitation: random images, without loading,
-augmentation or validation.
+augmentation or validation. `--normalisations` compares kinds of normalisation, and PyTorch's own
+group normalisation, instead of networks.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from plainunet import UNet
+from plainunet.network.blocks import GroupNorm
 from plainunet.network.device import autocast, has_native_bf16, to_device
 from plainunet.system import keep_freed_memory
 
@@ -81,10 +84,25 @@ def make_contender(
     return Contender(name, precision, count, train, infer)
 
 
-def make_contenders(
-    base: int, image: Tensor, mask: Tensor, precisions: list[torch.dtype]
-) -> Iterator[Contender]:
-    """Make plainunet's contender, then the installed peers', all channels-last."""
+def make_normalised(base: int) -> dict[str, Callable[[], nn.Module]]:
+    """Make a network for each kind of normalisation; group and instance also by PyTorch's layer."""
+
+    def by_pytorch(network: nn.Module) -> nn.Module:
+        for module in network.modules():
+            if isinstance(module, GroupNorm):
+                module.__class__ = nn.GroupNorm
+        return network
+
+    networks: dict[str, Callable[[], nn.Module]] = {"batch": lambda: UNet(base_channels=base)}
+    for kind in ("group", "instance"):
+        make = partial(UNet, base_channels=base, normalisation=kind)
+        networks[kind] = make
+        networks[f"{kind}, PyTorch's"] = lambda make=make: by_pytorch(make())
+    return networks
+
+
+def make_networks(base: int) -> dict[str, Callable[[], nn.Module]]:
+    """Make the project's network, then the installed peers'."""
     networks: dict[str, Callable[[], nn.Module]] = {"plainunet": lambda: UNet(base_channels=base)}
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -99,6 +117,16 @@ def make_contenders(
         networks["MONAI UNet, 2 residual units"] = lambda: nets.UNet(
             2, 3, 2, channels=widths, strides=[2] * 4, num_res_units=2, norm="batch"
         )
+    return networks
+
+
+def make_contenders(
+    networks: dict[str, Callable[[], nn.Module]],
+    image: Tensor,
+    mask: Tensor,
+    precisions: list[torch.dtype],
+) -> Iterator[Contender]:
+    """Make a contender for each network and precision, all channels-last."""
     for name, make in networks.items():
         for precision in precisions:
             torch.manual_seed(0)
@@ -159,7 +187,8 @@ def compare(arguments: argparse.Namespace, base: int, size: tuple[int, int]) -> 
     image = image.contiguous(memory_format=torch.channels_last)
     mask = torch.randint(2, (images, *size), generator=generator).to(device)
     precisions = [torch.float32] + [torch.bfloat16] * has_native_bf16(device)
-    contenders = list(make_contenders(base, image, mask, precisions))
+    networks = make_normalised(base) if arguments.normalisations else make_networks(base)
+    contenders = list(make_contenders(networks, image, mask, precisions))
     cells = {(c.name, c.precision): "" for c in contenders}
     peaks = dict.fromkeys(precisions, "")
     for task, passes in (("train", 3), ("infer", 1)):
@@ -250,6 +279,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--profile", action="store_true", help="profile a training step instead")
+    parser.add_argument(
+        "--normalisations", action="store_true", help="compare kinds of normalisation instead"
+    )
     parser.add_argument(
         "--return-memory",
         action="store_true",

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from plainunet.network.blocks import (
     AttentionGate,
     DoubleConv,
+    GroupNorm,
     Normalisation,
     ResidualDoubleConv,
     crop_skip,
@@ -37,6 +38,61 @@ def test_group_and_instance_normalisation() -> None:
     assert group.num_groups == 4  # the greatest common divisor of 8 and 12
     each = DoubleConv(3, 12, normalisation="instance")[1]
     torch.testing.assert_close(each(feature), F.instance_norm(feature))
+
+
+def gradients(norm: nn.Module, feature: Tensor, weights: Tensor) -> list[Tensor]:
+    """The output, and the gradients of its product with `weights`."""
+    feature = feature.clone().requires_grad_()  # of the same layout
+    out = norm(feature)
+    out.backward(weights)
+    return [out.detach(), feature.grad, norm.weight.grad, norm.bias.grad]
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 33, 32), (3, 12, 5, 7), (1, 7, 1, 9)])
+@pytest.mark.parametrize("kind", ["group", "instance"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 1e-2)],
+)
+def test_group_normalisation_has_the_gradients_of_pytorchs(
+    shape: tuple[int, ...], kind: Normalisation, dtype: torch.dtype, tolerance: float
+) -> None:
+    """In channels-last, with weights in float32 for a bfloat16 feature, as in mixed precision."""
+    torch.manual_seed(0)
+    norm = DoubleConv(3, shape[1], normalisation=kind)[1]
+    nn.init.normal_(norm.weight, 1)
+    nn.init.normal_(norm.bias)
+    exact = nn.GroupNorm(norm.num_groups, shape[1]).double()
+    exact.load_state_dict(norm.state_dict())
+    if dtype == torch.float64:
+        norm.double()
+    feature = (torch.randn(shape) + torch.randn(1, shape[1], 1, 1)).to(dtype)
+    weights = (torch.randn(shape) + 1).to(dtype)
+    found = gradients(norm, feature.contiguous(memory_format=torch.channels_last), weights)
+    assert found[0].dtype == found[1].dtype == dtype
+    expected = gradients(exact, feature.double(), weights.double())
+    for one, other in zip(found, expected, strict=True):
+        atol = tolerance * max(1.0, float(other.abs().max()))
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=atol)
+
+
+def test_only_training_in_channels_last_on_a_cpu_leaves_pytorchs_group_normalisation() -> None:
+    nchw = torch.rand(2, 16, 6, 5, requires_grad=True)
+    feature = nchw.contiguous(memory_format=torch.channels_last)
+
+    def ran(norm: nn.Module, feature: Tensor) -> str:
+        return norm(feature).grad_fn.name()
+
+    norm = DoubleConv(3, 16, normalisation="group")[1]
+    own = "_NarrowGroupNormBackward"
+    assert ran(norm, feature) == own
+    assert norm(feature).is_contiguous(memory_format=torch.channels_last)
+    assert ran(norm, nchw) != own
+    assert ran(norm, nchw[..., :1, :1]) != own, "both layouts at once"
+    assert ran(GroupNorm(2, 16).train(), feature) != own, "wide groups"
+    assert ran(norm.eval(), feature) != own
+    assert not any(isinstance(part, GroupNorm) for part in DoubleConv(3, 16).modules())
+    assert list(norm.state_dict()) == ["weight", "bias"]
 
 
 @pytest.mark.parametrize("valid", [False, True])
@@ -112,11 +168,15 @@ def step(network: UNet, image: Tensor) -> tuple[Tensor, int]:
     return loss.detach(), bytes_kept
 
 
-@pytest.mark.parametrize("options", [{}, {"residual": True, "attention": True}])
-def test_the_same_step_with_less_memory(options: dict[str, bool]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"residual": True, "attention": True}, {"normalisation": "group"}],
+)
+def test_the_same_step_with_less_memory(options: dict[str, Any]) -> None:
     """Bit for bit: recomputed activations are the same on the same machine."""
     torch.manual_seed(0)
     plain = UNet(base_channels=4, depth=3, dropout=0.4, **options)
+    plain.to(memory_format=torch.channels_last)
     again = copy.deepcopy(plain)
     again.checkpointing = True
     image = torch.rand(2, 3, 37, 48)
