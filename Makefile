@@ -12,11 +12,14 @@ UI_READY := $(UI)/ready
 RAY := .venv-ray
 RAY_READY := $(RAY)/ready
 
+# the real datasets, as for the tests
+DATA ?= $(or $(PLAINUNET_DATA),../shared/data)
+
 # two workers, each with one thread (tests/conftest.py); an idle one takes over tests of the other
 TEST := $(BIN)/pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-ui test-ray check format bench docs dist clean browser
+.PHONY: help demo test test-slow test-ui test-ray check format bench results docs dist clean browser
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -55,6 +58,12 @@ format: $(READY)  ## fix what ruff can fix
 
 bench: $(READY)  ## time a training step, side by side
 	$(BIN)/python benchmarks/network.py
+
+results: $(READY)  ## train the recipes (hours) and write their scores; NAMES="nuclei roads": only these
+	@test -d "$(DATA)" || { \
+	  echo "$(DATA) is missing: name the folder of the datasets, as in make results DATA=../data" >&2; \
+	  exit 1; }
+	$(BIN)/python docs/results.py "$(DATA)" $(NAMES)
 
 docs: $(DOCS_READY)  ## build the documentation into site/, strictly
 	$(BIN)/python docs/reference.py

@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from predict import Way, _processor, dice, elsewhere, held_out, take_turns
+from predict import Way, dice, elsewhere, held_out, take_turns
 from torch.utils.flop_counter import FlopCounterMode
 
 from plainunet.config import ExportOptions
@@ -44,7 +44,7 @@ from plainunet.formats.windows import Windows
 from plainunet.network.blocks import fold_batch_normalisation
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import load_checkpoint
-from plainunet.network.device import autocast
+from plainunet.network.device import autocast, choose_device, describe_processor
 from plainunet.network.unet import UNet
 from plainunet.prediction.drawing import write_mask
 from plainunet.prediction.exported import ExportedNetwork, load_exported
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--runtime", type=Path, help="Python of an environment without PyTorch")
     parser.add_argument("--keep", type=Path, help="folder for the exported files")
     arguments = parser.parse_args()
-    print(f"{_processor()}, {cores()} threads, OpenCV {cv2.__version__}")
+    print(f"{describe_processor(choose_device())}, {cores()} threads, OpenCV {cv2.__version__}")
     peak()
     for checkpoint in arguments.checkpoints:
         pairs = held_out(checkpoint, arguments.data, arguments.images)

@@ -15,8 +15,6 @@ prints the peak resident memory. `seams` compares tiles with one pass on a mosai
 """
 
 import argparse
-import os
-import platform
 import re
 import resource
 import statistics
@@ -43,7 +41,7 @@ from plainunet.dataset.split import SPLIT_FILE, read_split
 from plainunet.formats.images import read_image, to_unit
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
-from plainunet.network.device import choose_device
+from plainunet.network.device import choose_device, describe_processor
 from plainunet.network.unet import UNet
 from plainunet.prediction.drawing import write_mask
 from plainunet.prediction.predict import predict_files
@@ -53,13 +51,6 @@ from plainunet.system import read_bytes
 Way = Callable[[Sequence[Path], Path], float]
 """A function of images and an output folder that returns seconds."""
 _FEWER = 8  # MONAI takes seconds per image, so it gets every eighth one
-
-
-def _processor() -> str:
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    name = names[0] if names else platform.machine()
-    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    return f"{gpu}{name}, {os.cpu_count()} cores"
 
 
 def plain(network: UNet, card: Card, images: Sequence[Path], out: Path) -> None:
@@ -173,7 +164,7 @@ def speed(arguments: argparse.Namespace) -> None:
         names["monai"] = "MONAI SlidingWindowInferer"
     ways = {label: partial(elsewhere, name, arguments.checkpoint) for name, label in names.items()}
     seconds, scores = take_turns(ways, pairs, predictor.card, arguments.rounds)
-    print(f"{_processor()}, {predictor.precision}")
+    print(f"{describe_processor(choose_device())}, {predictor.precision}")
     size = predictor.card.size
     print(f"{len(pairs)} images, {arguments.rounds} rounds, input size {size}\n")
     print("| method | images/s | Dice per image | speed-up of plainunet |")
@@ -220,7 +211,7 @@ def where_time_goes(predictor: Predictor, images: Sequence[Path]) -> None:
 
 def memory(arguments: argparse.Namespace) -> None:
     """Print the peak memory of predicting images of several sizes."""
-    print(f"{_processor()}\n")
+    print(f"{describe_processor(choose_device())}\n")
     print("| image | kind | --memory | peak memory, MiB | before, MiB | seconds | mask |")
     print("|---|---|---|---|---|---|---|")
     for side in arguments.sides:

@@ -50,7 +50,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from predict import _processor
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,7 +60,7 @@ from plainunet.dataset.split import SPLIT_FILE, write_split
 from plainunet.evaluation.metrics import confusion_matrix, summarise
 from plainunet.files import write_whole
 from plainunet.network.card import versions
-from plainunet.network.device import choose_device
+from plainunet.network.device import choose_device, describe_processor
 from plainunet.prediction.predictor import Predictor
 
 OURS = "plainunet"
@@ -325,8 +324,9 @@ def machine(arguments: argparse.Namespace) -> str:
         text=True,
         check=False,
     ).stdout.strip()
+    device = choose_device(arguments.device)
     return (
-        f"{_processor()}, {choose_device(arguments.device)}, {torch.get_num_threads()} threads, "
+        f"{describe_processor(device)}, {device}, {torch.get_num_threads()} threads, "
         f"torch {versions()['torch']}, commit {commit or 'unknown'}"
     )
 

@@ -115,6 +115,7 @@ def test_what_is_not_given_is_left_to_the_checkpoint() -> None:
         ),
         (TrainConfig, {"size": (32, 32), "patch": (64, 64)}, "patch"),
         (TrainConfig, {"factor": 0.5}, "factor"),
+        (TrainConfig, {"held_out": ("a",), "folds": 2}, "folds"),
         # only what has learnt is frozen
         (TrainConfig, {"freeze": "encoder"}, "freeze"),
         (DataConfig, {"colors": ("red",)}, "colors"),

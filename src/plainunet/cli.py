@@ -232,6 +232,7 @@ def shard(
     *,
     shard_size: int = 128,
     validation: float = _DEFAULTS.validation,
+    held_out: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
     stratify: Flag = False,
     seed: int = 0,
     known: Known = _KNOWN,
@@ -252,6 +253,8 @@ def shard(
         Size of a shard [MiB]. Each worker process of a training holds one in memory.
     validation
         Fraction of the images in the validation split, unless the folder defines its own.
+    held_out
+        Names of the groups of images in the validation split, instead of a random fraction.
     stratify
         Stratify the split by foreground fraction.
     seed
@@ -260,7 +263,7 @@ def shard(
     from plainunet.dataset.shards import write_shards
     from plainunet.terminal.screen import Screen
 
-    split = {"validation": validation, "stratify": stratify, "seed": seed}
+    split = {"validation": validation, "stratify": stratify, "seed": seed, "held_out": held_out}
     with Screen() as screen:
         config = make_config({**_given(known), **split})
         index = write_shards(data, out, config, screen, shard_size=shard_size)

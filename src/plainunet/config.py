@@ -308,6 +308,9 @@ class TrainConfig(DataConfig, NetworkConfig):
     the better weights are kept. 0 disables it."""
     validation: float = Field(default=0.2, gt=0, lt=1)
     """Fraction of the groups held out for validation, if the folder has no split of its own."""
+    held_out: tuple[str, ...] = ()
+    """Names of the groups held out for validation, instead of a random fraction: what group_by
+    matches, such as patient7, or else the images' names without suffix."""
     folds: int | None = Field(default=None, ge=2)
     """Cross-validation: number of folds. train also needs fold; crossval trains them all, 5 by
     default."""
@@ -358,6 +361,13 @@ class TrainConfig(DataConfig, NetworkConfig):
         if info.field_name == "factor" and value != 1 and not info.data.get("patch"):
             raise ValueError("requires patch")
         return value
+
+    @field_validator("folds")
+    @classmethod
+    def _hold_out_once(cls, folds: int | None, info: ValidationInfo) -> int | None:
+        if folds is not None and info.data.get("held_out"):
+            raise ValueError("folds choose what is held out; leave out held_out or folds")
+        return folds
 
     @property
     def window(self) -> tuple[int, int]:

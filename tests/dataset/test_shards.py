@@ -168,6 +168,9 @@ def test_damage_is_named(shards: Path, tmp_path: Path) -> None:
 
 
 def test_what_reads_no_shards(shards: Path, tmp_path: Path) -> None:
+    for setting in ({"held_out": ("g3",)}, {"split_seed": 1}):
+        with pytest.raises(ValueError, match="shards keep"):
+            SegmentationDataset.open(shards).split(TrainConfig(**setting))  # type: ignore[arg-type]
     for verb in (check, lambda at: cross_validate(at, tmp_path), lambda at: find_images([at])):
         with pytest.raises(ValueError, match="holds tar shards"):
             verb(shards)
@@ -186,8 +189,11 @@ def test_shards_are_read_from_a_url(shards: Path, tmp_path: Path) -> None:
 
 
 def test_the_command(data: Path, tmp_path: Path) -> None:
-    fork_command("shard", data, tmp_path / "out").end()
-    assert (tmp_path / "out" / "index.json").is_file()
+    fork_command("shard", data, tmp_path / "out", "--held-out", "g3", "g7").end()
+    with tarfile.open(tmp_path / "out" / "val-00000.tar") as tar:
+        contents = [tar.extractfile(each).read() for each in tar]  # type: ignore[union-attr]
+    groups = [file.read_bytes() for file in (data / "images").glob("g[37]_*")]
+    assert sorted(contents[::2]) == sorted(groups)
     assert "error" in fork_command("shard", tmp_path / "none", tmp_path / "x").end(2)
     assert not (tmp_path / "x").exists()
 

@@ -73,6 +73,13 @@ def test_validation_is_taken_from_train_and_never_from_test(seed: int) -> None:
         assert sorted(map(sorted, parts.values())) == [["train"], ["train"], ["train"], ["val"]]
 
 
+def test_named_groups_are_held_out_whatever_the_seed() -> None:
+    pairs = make_pairs("aabbccdd", "train") + make_pairs("e", "test")
+    for seed in range(5):
+        parts = parts_of(split_pairs(pairs, 0.5, seed, held_out=("d", "b")))
+        assert parts == {"a": {"train"}, "b": {"val"}, "c": {"train"}, "d": {"val"}, "e": {"test"}}
+
+
 def test_given_splits_are_kept_and_shared_groups_are_found() -> None:
     pairs = make_pairs("ab", "train") + make_pairs("bc", "val") + make_pairs("d", "test")
     assert split_pairs(pairs, 0.9, 5) == pairs
@@ -113,6 +120,10 @@ def test_given_splits_are_kept_and_shared_groups_are_found() -> None:
             {"folds": 2, "fold": 0},
             r"--folds\b.* 2\b.*v\.jpg ",
         ),
+        # named groups
+        (make_pairs(["tile1", "tile2", "x"]), {"held_out": ("tile3",)}, r"tile3:.*tile[12], tile"),
+        (ABC, {"held_out": ("7",)}, "a, b, c"),
+        (ABC, {"held_out": ("a", "b", "c")}, "--held-out"),
         # shares of foreground
         (ABC, {"shares": [0.5]}, r"\b1\b.*\b3\b"),
         (ABC, {"shares": [0.5, 1.01, 0]}, r"masks/1\.png .*\b1\.01"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,16 @@ def test_description_is_complete(checkpoint: Path) -> None:
 def test_versions() -> None:
     assert versions()["plainunet"] == plainunet.__version__
     assert versions()["torch"] == torch.__version__
+
+
+@pytest.mark.skipif(not (Path(__file__).parents[2] / ".git").exists(), reason="no checkout")
+def test_a_checkout_names_its_commit() -> None:
+    head = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(head, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("git is not installed")
+    assert done.stdout.startswith(versions()["commit"].removesuffix("-dirty"))
 
 
 def test_failure_keeps_the_old_file(checkpoint: Path) -> None:

@@ -95,6 +95,7 @@ def test_the_checkpoint_says_what_it_is(finished: Finished) -> None:
     assert card.training["areas"] == [32 * 40, 32 * 40]
     assert (card.training["dtypes"], card.training["grey"]) == (["uint8"], 0)
     assert card.training["settings"]["epochs"] == 4
+    assert card.training["hardware"].endswith(", 1 thread, float32")
     assert card.scores["pooled"] == finished.result["pooled"]
     assert "torch" in card.versions
     # normalised by what the training images hold
@@ -318,6 +319,8 @@ def test_settings_that_do_not_fit_the_data(
         ({"loss": "lovasz", "class_weights": "balanced"}, "--class-weights .*--loss lov"),
         ({"optimizer": "adam", "weight_decay": 0.1}, "--weight-decay .*--optimizer adam"),
         ({"folds": 2, "fold": 0, "validation": 0.5}, "--validation .*--folds"),
+        ({"held_out": ("1",), "validation": 0.5}, "--validation .*--held-out"),
+        ({"held_out": ("1",), "stratify": True}, "--stratify .*--held-out"),
         ({"optimizer": "adam", "loss": "lovasz"}, None),
         ({"size": (48, 64), "elastic": 4.0, "border_sigma": 3.0, "border_weight": 1.0}, None),
     ],

@@ -136,7 +136,7 @@ class SegmentationDataset(_MapStyle):
     def split(self, config: TrainConfig) -> "SegmentationDataset":
         """Assign every pair to a split according to the settings; see `split_pairs`."""
         shares = None
-        if config.stratify:
+        if config.stratify and not config.held_out:
             shares = foreground_shares([pair.mask for pair in self.pairs], self.coding).tolist()
         parted = split_pairs(
             self.pairs,
@@ -145,6 +145,7 @@ class SegmentationDataset(_MapStyle):
             folds=config.folds,
             fold=config.fold,
             shares=shares,
+            held_out=config.held_out,
         )
         return replace(self, pairs=parted)
 

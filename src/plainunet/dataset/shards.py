@@ -198,8 +198,8 @@ class ShardedDataset(SegmentationDataset):
         Raises:
             ValueError: Other splits are asked for.
         """
-        for name in ("folds", "split_seed"):
-            if getattr(config, name) is not None:
+        for name in ("held_out", "folds", "split_seed"):
+            if getattr(config, name) not in (None, ()):
                 raise Error(
                     f"--{name.replace('_', '-')}: shards keep the splits that they were written "
                     "with. Omit the flag, or use the folder of images."

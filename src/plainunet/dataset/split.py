@@ -1,10 +1,11 @@
 """Train, validation and test splits of pairs, without dividing groups; `split.csv`."""
 
 import csv
+import difflib
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
 from pathlib import Path
@@ -82,6 +83,7 @@ def split_pairs(
     folds: int | None = None,
     fold: int | None = None,
     shares: Sequence[float] | None = None,
+    held_out: Sequence[str] = (),
 ) -> list[Pair]:
     """Assign every pair to a split.
 
@@ -93,7 +95,7 @@ def split_pairs(
     cross-validation, fold number `fold` of `folds`, whose sizes differ by at most the largest
     group. With `shares`, the foreground fraction of each image (NaN if all is ignored), the split
     is stratified: groups are sorted by their mean fraction, and every n-th becomes validation, or
-    each fold gets one of every K.
+    each fold gets one of every K. `held_out` names the groups instead of drawing them.
     """
     _check_pairs(pairs, fraction)
     _check_folds(folds, fold)
@@ -113,9 +115,12 @@ def split_pairs(
             "never divided. Give fewer folds, or another pattern: --group-by '.+' makes each "
             "image its own group."
         )
+    _check_named(held_out, sizes)
     drawn = {group: _draw(seed, f":{group}") for group in sizes}
     means = None if shares is None else _mean_shares(pairs, shares)
-    if folds is not None:
+    if held_out:
+        taken = set(held_out)
+    elif folds is not None:
         dealt = _deal_groups(sizes, drawn, means, folds)
         taken = {group for group, number in dealt.items() if number == fold}
     else:
@@ -153,6 +158,21 @@ def _check_folds(folds: int | None, fold: int | None) -> None:
     if not 0 <= fold < folds:
         raise Error(
             f"--fold is {fold}, but --folds is {folds}. Give a --fold from 0 to {folds - 1}."
+        )
+
+
+def _check_named(held_out: Sequence[str], groups: Iterable[str]) -> None:
+    known = sorted(groups)
+    for name in held_out:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 5) or known[:5]
+            raise Error(
+                f"--held-out {name}: no group of images has this name. Give names such as "
+                f"{', '.join(near)}, or group the images by another pattern: --group-by."
+            )
+    if held_out and set(known) == set(held_out):
+        raise Error(
+            "--held-out names all groups of images, so none is left for training. Name fewer."
         )
 
 

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import platform
+import subprocess
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -222,9 +224,24 @@ def require_classes(card: Card, classes: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the running software, by package name."""
-    found = {"plainunet": __version__, "python": platform.python_version()}
+    """Versions of the running software, by package name; in a checkout also the commit."""
+    commit = {"commit": name} if (name := _commit()) else {}
+    found = {"plainunet": __version__, **commit, "python": platform.python_version()}
     try:
         return {**found, "torch": version("torch")}
     except PackageNotFoundError:  # the runtime needs none
         return found
+
+
+@cache
+def _commit() -> str:
+    """The commit of the source tree, "-dirty" if files were changed; "" if it is no checkout."""
+    folder = Path(__file__).parents[3]
+    if not (folder / ".git").exists():  # git would find any repository around an environment
+        return ""
+    describe = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return ""
+    return done.stdout.strip()

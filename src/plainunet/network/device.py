@@ -1,12 +1,17 @@
 """The device and precision of a network."""
 
+import os
+import platform
+import re
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from plainunet.errors import Error
+from plainunet.page import plural
 from plainunet.system import give_freed_memory_back
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -57,6 +62,16 @@ def has_native_bf16(device: torch.device) -> bool:
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, name, bool)() for name in checks)
     return False
+
+
+def describe_processor(device: torch.device) -> str:
+    """Name the processor and its number of cores, after the GPU if the device is one."""
+    known = Path("/proc/cpuinfo")  # Linux alone has it
+    text = known.read_text(errors="replace") if known.is_file() else ""
+    found = re.search(r"^model name\s*: (.*)", text, flags=re.MULTILINE)
+    name = found[1] if found else platform.processor() or platform.machine()
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    return f"{gpu}{name}, {plural(os.cpu_count() or 1, 'core')}"
 
 
 def peak_memory(device: torch.device) -> int | None:

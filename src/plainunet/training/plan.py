@@ -533,7 +533,8 @@ def fill_in(
     classes = ", ".join(f"{name} {share:.1%}" for name, share in dataset.shares.items())
     if counted < total:
         classes += f"; {1 - counted / total:.1%} of all pixels ignored"
-    idle = [f"--{name}" for name in ("validation", "stratify") if name in config.model_fields_set]
+    names = ("validation", "stratify", "held_out")
+    idle = [f"--{name.replace('_', '-')}" for name in names if name in config.model_fields_set]
     if idle and dataset.counts()["val"]:
         reporter.note(f"note: the folder defines its own split; ignoring {' and '.join(idle)}")
     counts = split.counts()
@@ -582,6 +583,8 @@ _IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("class_weights", "with --loss lovasz", lambda config: config.loss == "lovasz"),
     ("weight_decay", "with --optimizer adam", lambda config: config.optimizer == "adam"),
     ("validation", "with --folds", lambda config: config.folds is not None),
+    ("validation", "with --held-out", lambda config: bool(config.held_out)),
+    ("stratify", "with --held-out", lambda config: bool(config.held_out)),
 )
 """Settings that have no effect under others."""
 

@@ -28,10 +28,11 @@ from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.formats.problems import command
 from plainunet.network.card import Card, versions
 from plainunet.network.checkpoint import load_pretrained
-from plainunet.network.device import choose_device
+from plainunet.network.device import choose_device, choose_precision, describe_processor
 from plainunet.network.losses import OwnLoss, OwnLossFunction
 from plainunet.network.own import Network, make_own_network
 from plainunet.network.unet import UNet
+from plainunet.page import plural
 from plainunet.palette import default_colors
 from plainunet.parts import OwnParts, Part, is_own
 from plainunet.prediction.predictor import Predictor
@@ -386,7 +387,11 @@ def _describe_model(run: Run) -> Card:
     pairs, coding, counts = dataset.excerpt(), dataset.coding, dataset.counts()
     # at random: a fixed stride could hit only one of two alternating cameras
     some = random.Random(0).sample(pairs, min(_SOME, len(pairs)))
+    device = choose_device(config.device)
+    precision = str(choose_precision(config.precision, device)).removeprefix("torch.")
+    threads = plural(torch.get_num_threads(), "thread")
     training: dict[str, Any] = {
+        "hardware": f"{describe_processor(device)}, {threads}, {precision}",
         "digest": dataset.digest(),
         "sample": dataset.part("train").sample_sizes(),
         "areas": [areas[0], areas[-1]],
