@@ -257,6 +257,9 @@ class TrainConfig(DataConfig, NetworkConfig):
     pretrained: str | None = None
     """Fine-tuning: checkpoint to initialise the weights from. Architecture is taken from it;
     classes and input channels may differ."""
+    teacher: str | None = None
+    """Knowledge distillation: a trained model (checkpoint, run folder or exported file) of the same
+    classes. The targets are the mean of the ground truth and the teacher's probabilities."""
     freeze: Literal["none", "encoder"] = "none"
     """Fine-tuning: weights that are not trained."""
     loss: LossName | str = "cross-entropy+dice"

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from plainunet.formats.sources import (
     Polygons,
     Source,
     Window,
+    cache_folder,
     parse_image,
     parse_source,
     stem_of,
@@ -40,6 +41,8 @@ from plainunet.parts import Part, PartError
 
 CENTRED = 1 / 3
 """Fraction of the patches that are centred on a pixel of a rarer class."""
+TEACHER_WEIGHT = 0.5
+"""Weight of a teacher's probabilities in the targets; the ground truth has the rest."""
 _EDGE = 8
 _SEARCHED = 512  # side of the grid of pixels that is searched for classes in larger images
 
@@ -165,6 +168,39 @@ Draw = tuple[int, int, int]
 """Epoch, number of the draw in it, and index of the sample."""
 
 
+class Teacher(Protocol):
+    """A trained model whose probabilities become a part of the targets."""
+
+    @property
+    def digest(self) -> str:
+        """Identify everything that its probabilities depend on, besides the image."""
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Predict the probabilities [K, H, W] of an image [H, W, C] as stored; in any thread."""
+
+
+def mix_teacher(
+    shares: NDArray[np.uint8], mask: NDArray[np.uint8], probabilities: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Average the shares of a mask with a teacher's probabilities, for knowledge distillation.
+
+    Cross-entropy is linear in its target, so it becomes the weighted average of the two losses in
+    Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), section 2, at temperature 1.
+
+    Args:
+        shares: Class fractions of the ground truth, [h, w, K] in 1/255.
+        mask: The class ids that they come from, [H, W]. Pixels that it ignores stay ignored.
+        probabilities: Those of the teacher, [K, H, W], sum to 1 over K.
+
+    Returns:
+        The mean by `TEACHER_WEIGHT`, like `shares`.
+    """
+    known = np.ascontiguousarray((probabilities * (mask != IGNORED)).transpose(1, 2, 0))
+    taught = resize(known, (shares.shape[0], shares.shape[1]))
+    mixed = (1 - TEACHER_WEIGHT) * shares + TEACHER_WEIGHT * 255 * taught
+    return np.rint(mixed).astype(np.uint8)
+
+
 class Samples:
     """Images at the input size, with class fractions (shares) at the same or a finer size.
 
@@ -206,6 +242,7 @@ class Samples:
         self._places: NDArray[np.int64] | None = None
         self._rarer = np.zeros(0, np.int64)
         self._as_float = False
+        self._is_taught = False
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -222,6 +259,11 @@ class Samples:
                 return self._cache[index]
             except FileNotFoundError:  # another process needed its space
                 self._cache = None
+        if self._is_taught:
+            raise Error(
+                "--teacher: the cache of samples was removed during the training, and with it the "
+                "teacher's probabilities. Resume the run, which fills it again."
+            )
         return self._load(index)
 
     def patch(self, index: int, size: tuple[int, int], state: Sequence[int]) -> Sample:
@@ -255,30 +297,50 @@ class Samples:
         """The path of a sample's image."""
         return self._files[index][0]
 
-    def fill_cache(self, on_progress: Callable[[int, int], None] | None = None) -> None:
+    def fill_cache(
+        self,
+        on_progress: Callable[[int, int], None] | None = None,
+        teacher: Teacher | None = None,
+    ) -> None:
         """Decode all samples once, if there is space for them.
 
         Blocks of scenes are read where they lie; some pixels of each class are remembered instead.
+        With a teacher, they are decoded too: it predicts each image or block once, and the shares
+        become those of `mix_teacher`.
+
+        Raises:
+            Error: There is no space for the probabilities of a teacher.
         """
         files = [parse_source(file) for pair in self._files for file in pair]
-        if self.box is None and any(isinstance(file, Window) for file in files):
+        in_blocks = self.box is None and any(isinstance(file, Window) for file in files)
+        if in_blocks and not teacher:
             self._places = find_places(files[1::2], self.coding, on_progress)
             self._rarer = _rarer(self._places)
             scenes = {file.file for file in files if isinstance(file, Window)}
             dtypes = {read_image(Window(scene, 0, 0, 1, 1)).dtype for scene in scenes}
             self._as_float = dtypes != {np.dtype(np.uint8)}
             return
-        settings = self._settings()
+        settings, load = self._settings(), self._load
+        if teacher:
+            settings["teacher"] = [teacher.digest, TEACHER_WEIGHT]
+            load = partial(self._load, teacher=teacher)
         sizes = None
         if self.box is None:
             t = self.target_scale
             sizes = [(height * t, width * t) for height, width in self.sizes]
         try:
-            self._cache = cached(files, settings, self._load, on_progress, sizes)
+            self._cache = cached(files, settings, load, on_progress, sizes)
         except MixedDepthsError:
             self._as_float = True
             settings["float"] = True
-            self._cache = cached(files, settings, self._load, on_progress, sizes)
+            self._cache = cached(files, settings, load, on_progress, sizes)
+        self._is_taught = teacher is not None
+        if teacher and self._cache is None:
+            raise Error(
+                f"--teacher: {cache_folder()} has no room for the samples, so the teacher would "
+                "predict every image again in each epoch. Free disk space, or set a smaller --size "
+                "or --factor."
+            )
         # without a cache, images of more than 8 bits may still come
         self._as_float = self._as_float or self._cache is None
 
@@ -333,11 +395,13 @@ class Samples:
         shares: NDArray[np.float64] = areas / np.maximum(np.sum(areas), 1)
         return shares
 
-    def _load(self, index: int) -> Sample:
+    def _load(self, index: int, teacher: Teacher | None = None) -> Sample:
         image, mask = self._files[index]
-        return self._read(parse_image(image), parse_source(mask))
+        return self._read(parse_image(image), parse_source(mask), teacher)
 
-    def _read(self, image_file: ImageSource, mask_file: Source) -> Sample:
+    def _read(
+        self, image_file: ImageSource, mask_file: Source, teacher: Teacher | None = None
+    ) -> Sample:
         image, missing = read_with_missing(image_file)
         try:
             image = match_channels(image, self.channels)
@@ -347,11 +411,15 @@ class Samples:
         mask = self.coding.encode(stored, mask_file)
         if missing is not None:
             mask[missing] = IGNORED
+        probabilities = teacher(image) if teacher else None
         if image.dtype != np.uint8 or self._as_float:
             image = to_unit(image)
         height, width = self._reduced((image.shape[0], image.shape[1]))
         size = (height * self.target_scale, width * self.target_scale)
-        parts = [resize(image, size), area_shares(mask, self.coding.num_classes, size)]
+        shares = area_shares(mask, self.coding.num_classes, size)
+        if probabilities is not None:
+            shares = mix_teacher(shares, mask, probabilities)
+        parts = [resize(image, size), shares]
         if self.objects:
             labels = find_objects(stored, self.coding, mask_file)
             if missing is not None:

@@ -273,7 +273,7 @@ class ShardSamples(Samples):
         self._pixels = dataset.class_pixels
         self._as_float = dataset.index.dtypes != ["uint8"]
 
-    def fill_cache(self, on_progress: Any = None) -> None:
+    def fill_cache(self, on_progress: Any = None, teacher: Any = None) -> None:
         """Do nothing."""
 
     @cached_property

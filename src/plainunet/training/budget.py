@@ -35,6 +35,7 @@ from plainunet.system import total_memory
 from plainunet.training.optim import make_optimizers
 from plainunet.training.plan import Fingerprint, Machine, make_plan, take_fingerprint
 from plainunet.training.run import Run
+from plainunet.training.teacher import TrainedTeacher
 from plainunet.training.validate import SAVED_IMAGES
 
 _STEPS, _BATCH, _LONG = 3, 8, 2.0
@@ -59,6 +60,7 @@ def fit_budget(
     spent: float,
     taken: Mapping[str, str] | None = None,
     own: Part | None = None,
+    teacher: TrainedTeacher | None = None,
 ) -> tuple[TrainConfig, list[str]]:
     """Choose the settings that the user left to the time budget.
 
@@ -69,6 +71,7 @@ def fit_budget(
         spent: Part of the budget that has passed [s].
         taken: Those in `given` that come from a checkpoint, each with the reason.
         own: The user's own network.
+        teacher: The teacher, whose predictions are part of the budget.
 
     Returns:
         The settings, and the lines of the plan: each setting with its reason.
@@ -94,12 +97,15 @@ def fit_budget(
     held_out = counts["val"]
     cached = 0 if isinstance(dataset, ShardedDataset) else len(dataset)
     reserve = min(reading) * (cached / 2 + 3 * held_out) + 2
+    teaching = teacher.measure(dataset) if teacher else 0.0
+    reserve += teaching
     seconds = config.budget - spent - (time.perf_counter() - start) - reserve
     if seconds < 0.25 * config.budget:
         raise Error(
             f"--budget {config.budget:.0f} s is too short: starting, reading {len(dataset)} images "
-            f"and evaluating {held_out} takes about {config.budget - seconds:.0f} s. Set a longer "
-            "budget, or --epochs."
+            f"and evaluating {held_out} takes about {config.budget - seconds:.0f} s"
+            + (f", {teaching:.0f} s of it for --teacher" if teacher else "")
+            + ". Set a longer budget, or --epochs."
         )
     settings = {name: getattr(config, name) for name in given}
     plan = make_plan(stats, machine, seconds, settings, taken)

@@ -120,6 +120,8 @@ class Run:
     """Progress of the run, for the message of an interrupt."""
     parts: OwnParts = NO_PARTS
     """The user's own parts."""
+    teacher: str | None = None
+    """Digest of the teacher that the run began with, if it has one."""
 
     @cached_property
     def metrics(self) -> Metrics:

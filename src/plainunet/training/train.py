@@ -45,6 +45,7 @@ from plainunet.training.plan import BUDGET, check_window, fill_in, with_checkpoi
 from plainunet.training.run import Run, RunFolder, asked_to_stop
 from plainunet.training.schedule import scaled_size
 from plainunet.training.state import read_state
+from plainunet.training.teacher import TrainedTeacher
 from plainunet.training.trackers import require_trackers, track
 from plainunet.training.trainer import Trainer
 from plainunet.training.training_data import (
@@ -273,10 +274,13 @@ def _plan(
     dataset = SegmentationDataset.open(data, config, _DataNotes(reporter))
     dataset, config = fill_in(dataset, config, reporter)
     _mention_copies(dataset, reporter)
+    teacher = TrainedTeacher.load(config, dataset, own)
+    if teacher:
+        teacher.warn_of_leakage(dataset, reporter)
     lines: list[str] = []
     if config.budget is not None:
         spent = time.monotonic() - begun
-        config, lines = fit_budget(config, given, dataset, spent, taken, own)
+        config, lines = fit_budget(config, given, dataset, spent, taken, own, teacher)
         reporter.note("\n".join(lines))
     check_window(config, reporter)
     return config, dataset, lines
@@ -339,6 +343,7 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter, parts: 
     begun = time.monotonic() - float(saved["counters"]["seconds"])
     reporter = reporter if processes.is_first else silent
     run = Run(folder, config, dataset, reporter, processes, begun, parts=parts)
+    run.teacher = saved.get("teacher")
     return _train(run, saved=saved)
 
 

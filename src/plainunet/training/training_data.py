@@ -15,6 +15,7 @@ from plainunet.dataset.coding import Colors
 from plainunet.dataset.dataset import SegmentationDataset, Shape
 from plainunet.dataset.samples import Samples, TrainingSet
 from plainunet.dataset.shards import ShardedDataset, ShardSamples
+from plainunet.errors import Error
 from plainunet.formats.colors import IGNORED
 from plainunet.palette import default_colors
 from plainunet.parts import OwnParts
@@ -23,6 +24,7 @@ from plainunet.reporter import Reporter, silent
 from plainunet.settings import with_dataset
 from plainunet.training.plan import fill_in
 from plainunet.training.run import Run
+from plainunet.training.teacher import TrainedTeacher
 
 _TRIED = 8
 """Maximum number of samples that the user's own augmentation is tried on."""
@@ -36,17 +38,33 @@ def load_samples(run: Run) -> dict[str, Samples]:
     if grey := count_grey(dataset.shapes):
         reporter.note(f"note: {grey} greyscale images are converted to RGB, like the others")
     samples = {part: _make_samples(config, dataset.part(part), part) for part in ("train", "val")}
+    teacher = _load_teacher(run)
 
     def fill() -> None:
-        for each in samples.values():
+        for part, each in samples.items():
             if isinstance(each, ShardSamples):  # are read when they are drawn
                 continue
-            reporter.stage("reading images", len(each))
-            each.fill_cache(lambda done, total: reporter.advance(done))
+            teaches = teacher if part == "train" else None
+            reporter.stage("teacher predictions" if teaches else "reading images", len(each))
+            each.fill_cache(lambda done, total: reporter.advance(done), teaches)
             reporter.advance(len(each))  # cached images are not reported
+        if teacher:
+            teacher.report_warnings(reporter)
 
     run.processes.in_turn(fill)  # one process per machine decodes
     return samples
+
+
+def _load_teacher(run: Run) -> TrainedTeacher | None:
+    """Load the teacher, if there is one; a resumed run needs the one that it began with."""
+    teacher = TrainedTeacher.load(run.config, run.dataset, run.parts.network)
+    if teacher and run.teacher not in (None, teacher.digest):
+        raise Error(
+            f"{run.config.teacher}: the teacher has changed since the run began. Restore it, or "
+            "start a new run with another --out."
+        )
+    run.teacher = teacher.digest if teacher else None
+    return teacher
 
 
 def _make_samples(config: TrainConfig, dataset: SegmentationDataset, part: str) -> Samples:
