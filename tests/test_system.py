@@ -14,6 +14,7 @@ import pytest
 from plainunet.system import (
     first_line,
     is_out_of_memory,
+    loader_processes,
     read_bytes,
     resident_memory,
     spare_threads,
@@ -105,6 +106,19 @@ def test_amounts_of_memory() -> None:
     for text in ("", "much", "-2G", "0", "2X", "G"):
         with pytest.raises(ValueError, match=f"^'{text}' "):
             read_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "processes"),
+    [(1, 1, 2), (2, 1, 2), (4, 1, 3), (16, 1, 15), (64, 1, 16), (64, 8, 7), (8, 8, 2)],
+)
+def test_loader_processes(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, processes: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun sets it
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(gpus))
+    assert loader_processes() == processes
 
 
 @pytest.mark.parametrize(

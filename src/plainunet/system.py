@@ -155,8 +155,22 @@ def cores() -> int:
     """Number of threads for computing: OMP_NUM_THREADS, or the cores this process may use."""
     if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(wanted) > 0:
         return int(wanted)
+    return _usable_cores()
+
+
+def _usable_cores() -> int:
     usable = getattr(os, "sched_getaffinity", None)  # Linux alone has it
     return len(usable(0)) if usable else os.cpu_count() or 1
+
+
+def loader_processes() -> int:
+    """Number of processes that load batches for a GPU: 2 to 16.
+
+    The cores are shared by the processes that torchrun started on this machine, one for each GPU;
+    OMP_NUM_THREADS, which torchrun sets to 1, does not limit them.
+    """
+    share = _usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(2, min(16, share - 1))
 
 
 def spare_threads() -> int:

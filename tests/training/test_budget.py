@@ -16,7 +16,15 @@ from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.training import budget
-from plainunet.training.budget import find_end, fit_budget, measure_end, measure_pixel
+from plainunet.training.budget import (
+    StepTime,
+    find_end,
+    fit_budget,
+    measure_end,
+    measure_machine,
+    measure_step,
+)
+from plainunet.training.optim import make_optimizers
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.train import train
 
@@ -32,20 +40,74 @@ def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With measured speeds, plans would differ between machines."""
-    monkeypatch.setattr(budget, "measure_pixel", lambda *_: 3e-6)
+    fixed = StepTime(3e-6 * 8 * 128 * 160, 0.02)
+    monkeypatch.setattr(budget, "measure_step", lambda *_: fixed)
 
 
 @pytest.mark.usefixtures("ticks")
-def test_time_per_pixel() -> None:
+def test_time_of_a_step() -> None:
     """The timed network has the configured width."""
     before, work = torch.get_rng_state(), []
     for channels in (2, 4):
         config = TrainConfig(base_channels=channels, depth=2, batch_size=2, device="cpu")
         with FlopCounterMode(display=False) as counter:
-            assert measure_pixel(3, 2, config) == pytest.approx(1 / (2 * 96 * 128))
+            assert measure_step(3, 2, config, size=(32, 48)) == (1, 1)
         work.append(counter.get_total_flops())
     assert 3 * work[0] < work[1]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("fixed_speed")
+def test_speed_of_a_cpu() -> None:
+    machine = measure_machine(3, 2, TrainConfig(device="cpu"), ())
+    assert machine.pixel == pytest.approx(3e-6)
+    assert machine.step == 0.02
+    assert "CPU" in machine.name
+    assert not machine.large_batches
+
+
+@pytest.mark.parametrize(("given", "timed"), [((), "muon"), (("optimizer",), "sgd")])
+def test_the_planned_optimiser_is_timed(
+    monkeypatch: pytest.MonkeyPatch, given: Collection[str], timed: str
+) -> None:
+    made: list[str] = []
+
+    def make(network: Any, name: str, *rates: float) -> Any:
+        made.append(name)
+        return make_optimizers(network, name, *rates)
+
+    monkeypatch.setattr(budget, "make_optimizers", make)
+    monkeypatch.setattr(budget, "_SIZE", (32, 32))
+    config = TrainConfig(device="cpu", optimizer="sgd", depth=1, batch_size=1)
+    assert measure_machine(3, 2, config, given).step > 0
+    assert made == [timed]
+
+
+@pytest.mark.parametrize("memory", [8 * 2**30, 79 * 2**30])
+def test_speed_of_a_simulated_gpu(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
+    """Kernels take 10 ms to start, so small images do not show the speed of the device."""
+    pixel, relative, measured = 4e-9, {16: 1.0, 32: 2.2, 64: 5.0}, []
+
+    def measure(_in: int, _out: int, config: TrainConfig, _own: None, size: Any) -> StepTime:
+        pixels = config.batch_size * size[0] * size[1]
+        measured.append(1320 * pixels * config.base_channels / 16)
+        return StepTime(max(0.01, pixels * pixel * relative[config.base_channels]), 0.003)
+
+    monkeypatch.setattr(budget, "measure_step", measure)
+    monkeypatch.setattr(budget, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(budget, "choose_precision", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "simulated")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (memory, memory))
+    machine = measure_machine(3, 2, TrainConfig(), ())
+    assert max(measured) < 0.5 * memory
+    assert machine.large_batches
+    assert machine.name == "simulated, bfloat16"
+    if memory > 2**36:  # large images keep the device busy
+        assert machine.pixel == pytest.approx(pixel, rel=0.5)
+        assert machine.step == pytest.approx(0.013, rel=0.2)
+        assert machine.widths == pytest.approx(relative, rel=0.3)
+    given = {"base_channels"}
+    assert measure_machine(3, 2, TrainConfig(base_channels=32), given).widths == {32: 1}
 
 
 @pytest.mark.usefixtures("ticks")

@@ -24,7 +24,7 @@ def test_orthogonal_sets_singular_values_near_one_and_keeps_the_vectors(
 ) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    turned = left.T @ orthogonal(matrix) @ right.T
+    turned = left.T @ orthogonal([matrix])[0] @ right.T
     values = turned.diagonal()
     assert values.min() > 0.5
     assert values.max() < 1.5
@@ -33,8 +33,27 @@ def test_orthogonal_sets_singular_values_near_one_and_keeps_the_vectors(
 
 def test_orthogonal_is_scale_invariant_and_handles_zeros() -> None:
     matrix = torch.randn(6, 20, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(orthogonal(1e3 * matrix), orthogonal(matrix), rtol=1e-3, atol=1e-4)
-    assert (orthogonal(torch.zeros(3, 4)) == 0).all()
+    larger, plain, zeros = orthogonal([1e3 * matrix, matrix, torch.zeros(6, 8)])
+    torch.testing.assert_close(larger, plain, rtol=1e-3, atol=1e-4)
+    assert (zeros == 0).all()
+
+
+def test_orthogonal_of_a_matrix_is_independent_of_the_others() -> None:
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(6, 20), (20, 6), (4, 9), (6, 6)]
+    matrices = [torch.randn(shape, generator=generator) for shape in shapes]
+    for together, matrix in zip(orthogonal(matrices), matrices, strict=True):
+        torch.testing.assert_close(together, orthogonal([matrix])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_orthogonal_of_nearly_low_rank() -> None:
+    """As gradients are: few singular values are large, and none may grow without bound."""
+    generator = torch.Generator().manual_seed(6)
+    left, right = (torch.linalg.qr(torch.randn(n, 48, generator=generator))[0] for n in (48, 160))
+    values = torch.logspace(0, -6, 48)
+    result = torch.linalg.svdvals(orthogonal([left @ values.diag() @ right.T])[0])
+    assert result.max() < 1.3
+    assert (result > 0.6).sum() >= 20
 
 
 def muon_by_hand(

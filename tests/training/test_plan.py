@@ -22,6 +22,7 @@ from plainunet.training.plan import (
     Plan,
     choose_growth,
     choose_size,
+    count_passes,
     growth_cost,
     make_plan,
     side_needed,
@@ -158,7 +159,17 @@ def test_cost_of_progressive_resizing() -> None:
     assert growth_cost(({"until": 0.5, "scale": 0.5},)) == pytest.approx(0.5 * 0.25 + 0.5)
 
 
-LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop")
+def test_samples_of_progressive_resizing() -> None:
+    """Each stage takes its fraction of the time, and a step its fixed part at every size."""
+    assert count_passes(100, 1, 3) == 25
+    half = ({"until": 0.5, "scale": 0.5},)
+    assert count_passes(100, 0, 4, half) == pytest.approx(50 / 1 + 50 / 4)
+    assert count_passes(100, 1, 4, half) == pytest.approx(50 / 2 + 50 / 5)
+
+
+LAPTOP = Machine(pixel=4e-6, memory=16 * 2**30, name="laptop", step=0.04)
+H100 = Machine(4e-9, 79 * 2**30, "H100", 0.012, {16: 1, 32: 2.2, 64: 5}, large_batches=True)
+CARD = Machine(4e-8, 8 * 2**30, "8 GiB", 0.015, {16: 1, 32: 2.6, 64: 8}, large_batches=True)
 
 
 def fingerprint(
@@ -320,6 +331,51 @@ def test_gradient_accumulation_fits_the_memory() -> None:
     # 8 x 512 x 768 pixels of 1320 bytes are 3.9 GiB, ten times the allowed memory
     assert micro_batches == 8
     assert "3.9 of 1 GiB" in why
+
+
+@pytest.mark.parametrize("machine", [H100, CARD], ids=["H100", "8 GiB"])
+@pytest.mark.parametrize("stats", [CARS, VESSELS, STREETS, SMALL])
+@pytest.mark.parametrize("seconds", [90, 900, 3600])
+def test_plans_for_gpus_fit_the_memory(
+    machine: Machine, stats: Fingerprint, seconds: float
+) -> None:
+    made = {name: value for name, (value, _) in make_plan(stats, machine, seconds, {}).items()}
+    side = made["patch" if "patch" in made else "size"]
+    images = made["batch_size"] / made["gradient_accumulation"]
+    assert images * side[0] * side[1] * 1320 * made["base_channels"] / 16 <= 0.4 * machine.memory
+    assert 8 <= made["batch_size"] <= max(8, min(32, stats.trained))
+    rate = 6e-3 * math.sqrt(made["batch_size"] / 8)
+    assert made["learning_rate"] == pytest.approx(rate, rel=1e-3)
+    TrainConfig(**made)
+
+
+def test_plans_for_a_large_gpu_use_it() -> None:
+    short, long = (make_plan(CARS, H100, seconds, {}) for seconds in (90, 900))
+    # more images at a time in a short run, a wider network in a long one
+    assert short["batch_size"][0] == 32
+    assert short["learning_rate"][0] == pytest.approx(2 * 6e-3)
+    assert (short["base_channels"][0], long["base_channels"][0]) == (16, 64)
+    for made in (short, long):
+        batch, base, (height, width) = (
+            made[name][0] for name in ("batch_size", "base_channels", "size")
+        )
+        assert 0.15 < batch * height * width * 1320 * base / 16 / H100.memory <= 0.4
+    # a tenth of the pixels at a time: full at 8 images, and wide networks take longer
+    assert make_plan(CARS, CARD, 90, {})["batch_size"][0] == 8
+    assert make_plan(CARS, CARD, 90, {})["base_channels"][0] == 16
+
+
+def test_a_given_batch_or_a_cpu_keeps_its_learning_rate() -> None:
+    assert make_plan(CARS, H100, 90, {"batch_size": 32})["learning_rate"][0] == 6e-3
+    assert make_plan(CARS, H100, 90, {"optimizer": "sgd"})["learning_rate"][0] == 4 * 5e-2
+    made = make_plan(STREETS, H100._replace(large_batches=False), 900, {})
+    assert (made["batch_size"][0], made["learning_rate"][0]) == (8, 6e-3)
+
+
+def test_steps_with_a_slow_optimiser_leave_less_time_for_pixels() -> None:
+    slow = make_plan(CARS, LAPTOP._replace(step=0.4), 600, {})
+    assert np.prod(slow["size"][0]) < np.prod(values(CARS)["size"])
+    assert slow["epochs"][0] < values(CARS)["epochs"]
 
 
 def test_training_command(small_data: Path) -> None:

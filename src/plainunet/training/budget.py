@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,14 +33,23 @@ from plainunet.prediction.drawing import Colors, write_comparison, write_mask
 from plainunet.prediction.predictor import Predictor
 from plainunet.system import total_memory
 from plainunet.training.optim import make_optimizers
-from plainunet.training.plan import Fingerprint, Machine, make_plan, take_fingerprint
+from plainunet.training.plan import (
+    OPTIMIZER,
+    Fingerprint,
+    Machine,
+    largest_side,
+    make_plan,
+    take_fingerprint,
+)
 from plainunet.training.run import Run
 from plainunet.training.teacher import TrainedTeacher
 from plainunet.training.validate import SAVED_IMAGES
 
-_STEPS, _BATCH, _LONG = 3, 8, 2.0
-"""Steps to time, and their batch size; no more steps after this time [s]."""
-_MOST_EPOCHS, _LEAST = 500, 60.0
+_STEPS, _BATCH, _SIZE, _LONG = 3, 8, (128, 160), 2.0
+"""Steps to time, their batch size, and height and width; no more steps after this time [s]."""
+_GPU_WIDTHS, _GPU_SIDE = (16, 32, 64), 1024
+"""Base channels to time on a GPU, and the largest side of images for it."""
+_MOST_EPOCHS, _LEAST = 1000, 60.0
 """The default budget is cut to about this many epochs, but not below this time [s]."""
 _EVALUATED = 8
 _LITTLE = 0.1
@@ -92,7 +101,7 @@ def fit_budget(
         coding.read(pair.mask)
         read_image(pair.image)
         reading.append(time.perf_counter() - begun)
-    machine = _measure_machine(max(channels), coding.num_classes, config, given, own)
+    machine = measure_machine(max(channels), coding.num_classes, config, given, own)
     # every image is read once for the cache, by two threads or more; held-out ones again at the end
     held_out = counts["val"]
     cached = 0 if isinstance(dataset, ShardedDataset) else len(dataset)
@@ -147,31 +156,73 @@ def _format(value: Any, reason: str) -> str:
     return f"{value} ({reason})"
 
 
-def _measure_machine(
+def measure_machine(
     in_channels: int,
     num_classes: int,
     config: TrainConfig,
     given: Collection[str],
-    own: Part | None,
+    own: Part | None = None,
 ) -> Machine:
-    usual = {} if "base_channels" in given else {"base_channels": 16}
-    pixel = measure_pixel(in_channels, num_classes, config.model_copy(update=usual), own)
-    memory: float
+    """Time training steps on the device of the settings.
+
+    Args:
+        in_channels: Channels of the images.
+        num_classes: Number of classes.
+        config: The settings.
+        given: Names of the settings that the user gave.
+        own: The user's own network.
+
+    Returns:
+        Speed and memory of the device.
+    """
     device = choose_device(config.device)
     precision = str(choose_precision(config.precision, device)).removeprefix("torch.")
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        memory = torch.cuda.get_device_properties(device).total_memory
-    else:
+
+    def measure(size: tuple[int, int] = _SIZE, base: int = 16) -> StepTime:
+        planned = {"base_channels": base, "optimizer": OPTIMIZER}
+        chosen = {name: value for name, value in planned.items() if name not in given}
+        return measure_step(in_channels, num_classes, config.model_copy(update=chosen), own, size)
+
+    small = measure()
+    batch = min(config.batch_size, _BATCH)
+    pixels = batch * _SIZE[0] * _SIZE[1]
+    if device.type != "cuda":
         threads = torch.get_num_threads()
-        name, memory = f"{threads} CPU thread{'s' * (threads != 1)}", total_memory()
-    return Machine(pixel, memory, f"{name}, {precision}")
+        name = f"{threads} CPU thread{'s' * (threads != 1)}, {precision}"
+        return Machine(small.passes / pixels, total_memory(), name, small.update)
+    name = f"{torch.cuda.get_device_name(device)}, {precision}"
+    free, memory = torch.cuda.mem_get_info(device)
+    # small images take as long as the start of their kernels: what a pixel takes, large ones show
+    widths = (config.base_channels,) if "base_channels" in given else _GPU_WIDTHS
+    side = min(_GPU_SIDE, largest_side(free, batch, max(widths)))
+    large = {base: measure((side, side), base).passes for base in widths}
+    first = large[widths[0]]
+    pixel = max((first - small.passes) / (batch * side**2 - pixels), 0.5 * first / batch / side**2)
+    step = small.update + max(0.0, small.passes - pixel * pixels)
+    relative = {base: passes / first for base, passes in large.items()}
+    return Machine(pixel, memory, name, step, relative, large_batches=True)
 
 
-def measure_pixel(
-    in_channels: int, num_classes: int, config: TrainConfig, own: Part | None = None
-) -> float:
-    """Time training steps on random images; returns seconds per input pixel."""
+class StepTime(NamedTuple):
+    """Seconds of a training step.
+
+    Attributes:
+        passes: Forward and backward pass of a batch.
+        update: The optimiser, whose time depends on the weights alone.
+    """
+
+    passes: float
+    update: float
+
+
+def measure_step(
+    in_channels: int,
+    num_classes: int,
+    config: TrainConfig,
+    own: Part | None = None,
+    size: tuple[int, int] = _SIZE,
+) -> StepTime:
+    """Time training steps on random images of a size [pixels], up to 8 to a batch."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with torch.random.fork_rng():
@@ -180,32 +231,38 @@ def measure_pixel(
             network = make_own_network(copy_part(own), in_channels, num_classes)
         else:
             network = UNet(in_channels, num_classes, **config.network_arguments())
-        height, width = 96, 128
         batch_size = min(config.batch_size, _BATCH)
-        image = torch.rand(batch_size, in_channels, height, width, device=device)
+        image = torch.rand(batch_size, in_channels, *size, device=device)
     network = to_device(network, device).train()
     image = image.contiguous(memory_format=torch.channels_last)
-    target = torch.zeros(batch_size, num_classes, height, width, device=device)
+    target = torch.zeros(batch_size, num_classes, *size, device=device)
     target[:, 0] = 1
-    weight = torch.ones(batch_size, height, width, device=device)
+    weight = torch.ones(batch_size, *size, device=device)
     optimizers = make_optimizers(network, config.optimizer, 1e-9, 0.0)
-    times = []
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    passes, updates = [], []
     for _ in range(_STEPS):
-        start = time.perf_counter()
+        start = now()
         with autocast(device, precision):
             logits = network(image)
         if config.valid:
-            logits = torch.nn.functional.interpolate(logits, (height, width))
+            logits = torch.nn.functional.interpolate(logits, size)
         cross_entropy_dice(logits, target, weight).backward()
+        between = now()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-        if sum(times) > _LONG:
+        passes.append(between - start)
+        updates.append(now() - between)
+        # never the first alone, which prepares the kernels
+        if len(passes) > 1 and sum(passes) + sum(updates) > _LONG:
             break
-    return min(times) / (batch_size * height * width)
+    return StepTime(min(passes), min(updates))
 
 
 def find_end(run: Run, predictor: Predictor) -> float:

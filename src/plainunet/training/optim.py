@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -44,38 +45,57 @@ class Muon(Optimizer):
             closure: Unused; part of PyTorch's interface.
         """
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
+            rate, momentum = group["lr"], group["momentum"]
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            spread = []
+            for weight in weights:
                 state = self.state[weight]
-                mean = state.setdefault("mean", torch.zeros_like(weight))
-                mean.lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(mean, group["momentum"])  # Nesterov
+                if "mean" not in state:
+                    state["mean"] = torch.zeros_like(weight)
+                state["mean"].lerp_(weight.grad, 1 - momentum)
+                ahead = weight.grad.lerp(state["mean"], momentum)  # Nesterov
                 # channels last, as in memory; the order of columns does not matter
-                spread = ahead.movedim(1, -1)
-                matrix = spread.flatten(1)
-                update = orthogonal(matrix) * (0.2 * math.sqrt(max(matrix.shape)))
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(update.view(spread.shape).movedim(-1, 1), alpha=group["lr"])
+                spread.append(ahead.movedim(1, -1))
+            updates = orthogonal([each.flatten(1) for each in spread])
+            for weight, update, each in zip(weights, updates, spread, strict=True):
+                scale = 0.2 * math.sqrt(max(update.shape))
+                weight.mul_(1 - rate * group["weight_decay"])
+                weight.sub_(update.view(each.shape).movedim(-1, 1), alpha=rate * scale)
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Set all singular values of [m, n] near 1: Newton-Schulz, quintic (Jordan et al. 2024)."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    # each step is x <- p x, p being a polynomial in x x^T: multiplying the small square p's first,
-    # and the wide x only at both ends, costs less than half
-    gram = x @ x.T
-    gathered = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Set all singular values of each [m, n] near 1: Newton-Schulz, quintic (Jordan et al. 2024).
+
+    Each of the five steps is x <- p x, p being a polynomial in x x^T. Multiplying the small square
+    p's first, and the wide x only at both ends, costs less than half. Squares of equal size are
+    multiplied together.
+    """
+    wide = [x if len(x) <= x.shape[1] else x.T for x in matrices]
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for number, x in enumerate(wide):
+        by_size[len(x)].append(number)
+    results = list(matrices)
+    for numbers in by_size.values():
+        # not in bf16: small eigenvalues would become negative, and each step multiplies them by 12
+        factors = _newton_schulz(torch.stack([wide[number] @ wide[number].T for number in numbers]))
+        for number, factor in zip(numbers, factors, strict=True):
+            x = matrices[number]
+            results[number] = factor @ x if wide[number] is x else x @ factor
+    return results
+
+
+def _newton_schulz(grams: Tensor, steps: int = 5) -> Tensor:
+    """Factors that make every x orthogonal, of their [number, m, m] products x x^T."""
+    norms = grams.diagonal(dim1=1, dim2=2).sum(dim=1).sqrt()[:, None, None] + 1e-7
+    grams = grams / norms**2
+    factors = grams
     for step in range(steps):
-        p = 3.4445 * identity - 4.7750 * gram + 2.0315 * gram @ gram
-        gathered = p @ gathered if step else p
+        p = torch.baddbmm(grams, grams, grams, beta=-4.7750, alpha=2.0315)
+        p.diagonal(dim1=1, dim2=2).add_(3.4445)
+        factors = p @ factors if step else p
         if step < steps - 1:
-            gram = p @ gram @ p
-    x = gathered @ x
-    result: Tensor = x.T if tall else x
-    return result
+            grams = p @ grams @ p
+    return factors / norms
 
 
 def make_optimizers(

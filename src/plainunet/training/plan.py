@@ -173,9 +173,12 @@ Plan = dict[str, tuple[Any, str]]
 """For each setting its value and the reason for it."""
 WIDTHS = {16: 1.0, 24: 2.0, 32: 3.45}
 """Base channels, and the time of a step relative to 16 base channels (measured on CPUs)."""
-_PASSES, _WORK, _MORE = 2500, 25e6, 0.4
-"""Target number of samples to train on (2500) when the budget allows 25e6 input pixels in all at
+_PASSES, _WORK, _MORE = 2500, 28e6, 0.4
+"""Target number of samples to train on (2500) when the budget allows 28e6 input pixels in all at
 16 base channels. It grows with budget ** 0.4, so more time buys more samples and larger ones."""
+_BATCH, _MAX_BATCH, _OVERHEAD, _MIN_STEPS = 8, 32, 0.25, 2000
+"""The usual batch size, and the largest. On a GPU it is doubled while the fixed part of a step
+takes more than a quarter of the time that its pixels take, and 2,000 steps are left."""
 _FEW, _HARDER = 5, 1.3
 """Enough for 5 foreground classes; above that the target grows with (classes / 5) ** 1.3."""
 _GROWTH: tuple[dict[str, float], ...] = (
@@ -208,15 +211,22 @@ class Machine(NamedTuple):
     """Speed and memory of the machine.
 
     Attributes:
-        pixel: Time per input pixel of a training step [s], at 16 base channels or at the number
-            that the user set.
+        pixel: Time of forward and backward per input pixel [s], at 16 base channels or at the
+            number that the user set.
         memory: Memory of the device [bytes].
         name: Its name and precision, for messages.
+        step: Time of a training step that is independent of the number of pixels [s]: the
+            optimiser and, on GPUs, starting kernels.
+        widths: Base channels to choose from, and `pixel` relative to 16 base channels.
+        large_batches: Whether more than 8 images are faster than 8, as on GPUs.
     """
 
     pixel: float
     memory: float
     name: str
+    step: float = 0.0
+    widths: Mapping[int, float] = WIDTHS
+    large_batches: bool = False
 
 
 def choose_window(
@@ -235,8 +245,8 @@ def choose_window(
         `size`, or `patch` and `factor`; and `base_channels`.
     """
     native = _typical(stats.sizes)
-    passes = _passes(seconds, machine.pixel, len(stats.shares))
-    whole, base = _afford(seconds, machine.pixel, native, passes, given)
+    each = _time_of_pixels(stats, machine, seconds, given)
+    whole, base = _afford(each, machine, native, given)
     whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
     fine = max(side_needed(stats.ceilings, _LOST), native * _SEEN / (stats.typical or native))
     fine = min(fine, native)
@@ -258,7 +268,7 @@ def choose_window(
         return {"size": (size, reason), "base_channels": (base, wider)}
     # steps of a quarter octave, so that similar plans share cache entries
     factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
-    side = math.sqrt(seconds / (passes * machine.pixel))
+    side = math.sqrt(each / machine.pixel)
     side = min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH, factor * native)
     patch = max(least, 32 * round(side / 32))
     reason = (
@@ -280,13 +290,25 @@ def choose_window(
     }
 
 
+def _time_of_pixels(
+    stats: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any]
+) -> float:
+    """Time that the pixels of a sample may take [s]."""
+    whole = seconds / _passes(seconds, machine.pixel, len(stats.shares))
+    # in the shortest runs, the optimiser leaves little
+    batch: int = given.get("batch_size", _BATCH)
+    return max(whole - machine.step / batch, 0.1 * whole)
+
+
 def _afford(
-    seconds: float, pixel: float, native: float, passes: float, given: Mapping[str, Any]
+    each: float, machine: Machine, native: float, given: Mapping[str, Any]
 ) -> tuple[float, int]:
-    """Side of the largest images that fit the budget [pixels], and the width of the network."""
-    widths = {given["base_channels"]: 1.0} if "base_channels" in given else WIDTHS
-    cost = growth_cost(given.get("growth", _GROWTH))
-    area = seconds / (passes * cost * pixel)
+    """Side of the largest images that fit the budget [pixels], and the width of the network.
+
+    `each`: the time of a sample's pixels [s].
+    """
+    widths = {given["base_channels"]: 1.0} if "base_channels" in given else machine.widths
+    area = each / (growth_cost(given.get("growth", _GROWTH)) * machine.pixel)
     sides = {base: math.sqrt(area / times) for base, times in widths.items()}
     # wider only if images are at full size, or larger than pays off
     wide = [base for base, side in sides.items() if side >= min(native, _LARGE)]
@@ -299,6 +321,12 @@ def _passes(seconds: float, pixel: float, classes: int) -> float:
     more: float = (seconds / pixel / _WORK) ** _MORE
     harder: float = max(1.0, (classes - 1) / _FEW) ** _HARDER
     return _PASSES * more * harder
+
+
+def largest_side(memory: float, batch: int, base: int) -> int:
+    """Side of the largest square images whose activations fit in memory [pixels]."""
+    side = math.sqrt(_ROOM * memory / (batch * _ACTIVATIONS * base / 16))
+    return max(32, 32 * int(side / 32))
 
 
 def choose_growth(size: tuple[int, int], least: int) -> tuple[tuple[dict[str, float], ...], str]:
@@ -334,12 +362,32 @@ def _typical(sizes: Sequence[tuple[int, int]]) -> float:
 
 
 def growth_cost(growth: Sequence[Any]) -> float:
-    """Time of a run with progressive resizing, as a fraction of that at full size alone."""
+    """Time of a run with progressive resizing, as a fraction of that at full size alone.
+
+    Its stages are taken for fractions of the epochs, as without a budget: the targets above were
+    tuned with it.
+    """
     cost, before = 0.0, 0.0
     for stage in (*growth, {"until": 1.0, "scale": 1.0}):
         until, scale = dict(stage)["until"], dict(stage)["scale"]
         cost, before = cost + (until - before) * scale**2, until
     return cost
+
+
+def count_passes(seconds: float, step: float, pixels: float, growth: Sequence[Any] = ()) -> float:
+    """Samples that a run sees in its time, if each stage takes its fraction of it.
+
+    Args:
+        seconds: Time for training steps alone [s].
+        step: Time per sample that is independent of its size [s].
+        pixels: Time per sample for its pixels at full size [s].
+        growth: The stages of progressive resizing.
+    """
+    passes, before = 0.0, 0.0
+    for stage in (*growth, {"until": 1.0, "scale": 1.0}):
+        until, scale = dict(stage)["until"], dict(stage)["scale"]
+        passes, before = passes + (until - before) * seconds / (step + pixels * scale**2), until
+    return passes
 
 
 def choose_size(sizes: Sequence[tuple[int, int]], side: int = 256) -> tuple[int, int]:
@@ -356,6 +404,7 @@ _VARIED = 1.5
 _ACTIVATIONS = 1320.0
 """Bytes of activations that an input pixel keeps for the backward pass at 16 base channels
 (`plainunet model`); proportional to the width."""
+OPTIMIZER = "muon"
 _RATES = {"muon": 6e-3, "adamw": 2e-3, "adam": 2e-3, "sgd": 5e-2, "rmsprop": 1e-3}
 _ROOM = 0.4
 """Fraction of the memory that these may take."""
@@ -401,12 +450,16 @@ def make_plan(
     growth = decide("growth", growth, reason)
     side = plan["patch" if "patch" in plan else "size"][0]
     base = decide("base_channels", *window["base_channels"])
-    width = 1.0 if "base_channels" in given else WIDTHS[base]
-    step = side[0] * side[1] * machine.pixel * width
-    passes = seconds / (step * growth_cost(growth))
-    batch = decide("batch_size", 8, "common default for U-Nets")
-    room = _ROOM * machine.memory
-    needed = batch * side[0] * side[1] * _ACTIVATIONS * base / 16
+    width = 1.0 if "base_channels" in given else machine.widths[base]
+    pixels = side[0] * side[1] * machine.pixel * width
+    room, one = _ROOM * machine.memory, side[0] * side[1] * _ACTIVATIONS * base / 16
+
+    def passes_with(batch: int) -> float:
+        return count_passes(seconds, machine.step / batch, pixels, growth)
+
+    most = min(_MAX_BATCH, stats.trained, room / one) if machine.large_batches else _BATCH
+    batch = decide("batch_size", *_choose_batch(passes_with, machine.step / pixels, most))
+    needed = batch * one
     micro_batches = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
     memory = f"{needed / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB"
     decide(
@@ -415,18 +468,21 @@ def make_plan(
         f"the activations of a full batch need about {memory}",
     )
     decide("normalisation", *_choose_normalisation(stats))
-    optimizer = decide("optimizer", "muon", "fastest convergence in our benchmarks")
-    decide("learning_rate", _RATES[optimizer], f"default for {optimizer}")
+    optimizer = decide("optimizer", OPTIMIZER, "fastest convergence in our benchmarks")
+    larger = 1.0 if "batch_size" in given else batch / _BATCH
+    decide("learning_rate", *_choose_rate(optimizer, larger))
     decide("augment", *_choose_augment(stats))
     decide("class_weights", *_choose_weights(stats, given.get("loss", TrainConfig().loss)))
     each = 1
     if "patch" in plan:
         reduced = [reduce_size(size, plan["factor"][0]) for size in stats.sizes]
         each = patches_each(reduced, side)
+    passes = passes_with(batch)
     epochs = max(1, round(passes / stats.trained / each))
     what = "patches" if "patch" in plan else "images"
-    reason = f"estimated from {passes:.0f} {what} at {step * 1000:.0f} ms each; the budget decides"
-    plan["epochs"] = (epochs, reason)
+    last = 1000 * (machine.step / batch + pixels)
+    reason = f"estimated from {passes:.0f} {what}, {last:.3g} ms each at full size"
+    plan["epochs"] = (epochs, f"{reason}; the budget decides")
     return plan
 
 
@@ -436,6 +492,34 @@ def _choose_depth(stats: Fingerprint) -> tuple[int, str]:
     if depth == 4:
         return depth, "as in the paper"
     return depth, f"the shortest image side is {least} pixels"
+
+
+def _choose_batch(
+    passes_with: Callable[[int], float], overhead: float, most: float
+) -> tuple[int, str]:
+    """The batch size, at most `most`; `overhead`: the fixed part of a step in samples."""
+    batch = _BATCH
+    while (
+        2 * batch <= most
+        and overhead > _OVERHEAD * batch
+        and passes_with(2 * batch) > _MIN_STEPS * 2 * batch
+    ):
+        batch *= 2
+    if batch == _BATCH:
+        return batch, "common default for U-Nets"
+    faster = passes_with(batch) / passes_with(_BATCH)
+    return batch, f"{faster:.1f} times as many images per second as with {_BATCH}"
+
+
+def _choose_rate(optimizer: str, larger: float) -> tuple[float, str]:
+    """The learning rate for a batch `larger` times the usual one."""
+    if larger <= 1:
+        return _RATES[optimizer], f"default for {optimizer}"
+    # Goyal et al. 2017, arXiv 1706.02677; for adaptive ones, Malladi et al. 2022, arXiv 2205.10287
+    power = 1.0 if optimizer == "sgd" else 0.5
+    scaled = "the batch" if optimizer == "sgd" else "the square root of the batch"
+    rate = round(_RATES[optimizer] * larger**power, 6)
+    return rate, f"default for {optimizer}, scaled with {scaled}"
 
 
 def _choose_normalisation(stats: Fingerprint) -> tuple[str, str]:

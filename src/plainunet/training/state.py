@@ -3,6 +3,7 @@
 import time
 import zipfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ class Saver:
         """Save now."""
         begun = time.monotonic()
         if self._run.processes.is_first:
-            self._state.save(self._run)
+            run = self._run
+            self._state.save(run.folder, run.dataset.folder, run.teacher)
         self._saved_at = time.monotonic()
         self._took = self._saved_at - begun
 
@@ -92,11 +94,14 @@ class TrainingState:
         self.loss_sum = self.training_seconds = 0.0
         self.resumed_at = []
 
-    def save(self, run: Run) -> None:
-        """Write the state and the path of the data folder, so that resuming needs no arguments."""
+    def save(self, folder: RunFolder, data: Path, teacher: str | None = None) -> None:
+        """Write the state, and the data folder's path, so that resuming needs no arguments.
+
+        `teacher` is the digest of the teacher, if there is one.
+        """
         content = {
-            "data": str(run.dataset.folder.resolve()),
-            "teacher": run.teacher,
+            "data": str(data.resolve()),
+            "teacher": teacher,
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average and self.average.network.state_dict(),
@@ -104,7 +109,7 @@ class TrainingState:
             "job": job(),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
-        with write_whole(run.folder.state) as file:
+        with write_whole(folder.state) as file:
             torch.save(content, file)
 
     def restore(self, content: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from plainunet.network.own import Network, OwnNetwork
 from plainunet.network.unet import UNet
 from plainunet.page import plural
 from plainunet.reporter import StepDone
-from plainunet.system import resident_memory
+from plainunet.system import loader_processes, resident_memory
 from plainunet.training.distributed import synchronise
 from plainunet.training.optim import WeightAverage, make_optimizers
 from plainunet.training.run import Run, StoppedError, draw_curves, rows_until, write_rows
@@ -294,7 +294,7 @@ class Trainer:
     def _workers(self) -> int:
         """The number of worker processes that load batches."""
         workers = self._run.config.workers
-        usual = 0 if self._device.type == "cpu" else 4
+        usual = 0 if self._device.type == "cpu" else loader_processes()
         return usual if workers is None else workers
 
     def _make_schedule(self) -> Schedule:
