@@ -1,66 +1,50 @@
 """Ablations: one setting changed at a time, on the same held-out images.
 
-    python benchmarks/ablations.py DATA [DATASET ...] [--seeds 3]
+    python benchmarks/ablations.py DATA [DATASET ...]
+    python docs/results.py --tables
 
-In: `ablations.toml` next to this file: for each dataset (a folder below DATA) its settings, and its
-changes by name, each with the settings that differ. Out: `docs/ablations.json`, from which
-`docs/results.py` makes the table in docs/results.md.
-
-Each row compares the run with the change to the run without, of the same seed, budget and device:
-Dice per image and the mean IoU pooled, with a 95 % confidence interval of the difference by a
-paired bootstrap over the groups of the held-out images. Runs that exist are not repeated. With
-several seeds, the difference is the mean over seeds, and the row has its standard deviation.
+In: `ablations.toml` next to this file. Out: `docs/ablations.json`, the rows of a table in
+docs/results.md: the score with and without each change, of runs with the same budget, device and
+split, and the difference with its 95 % confidence interval by a paired bootstrap over the groups of
+the held-out images. A run that exists is not repeated, and one that was stopped is continued.
 """
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from predict import _processor
-
-from plainunet import Comparison, compare
+from plainunet import compare
 from plainunet.files import write_whole
+from plainunet.network.checkpoint import load_checkpoint
+from plainunet.training.run import RunFolder
 
-ROOT = Path(__file__).parents[1]
-OUT = ROOT / "docs" / "ablations.json"
 SETTINGS = Path(__file__).with_suffix(".toml")
+OUT = Path(__file__).parents[1] / "docs" / "ablations.json"
+SCORES = {
+    ("dice", "per_image"): "Dice per image",
+    ("dice", "pooled"): "pooled Dice",
+    ("iou", "pooled"): "pooled mean IoU without background",
+}
 
 
-def train(data: Path, run: Path, settings: dict[str, Any]) -> None:
-    """Train a run, or continue one that was stopped."""
-    if (run / "report.html").exists():
-        return
+def train(data: Path, run: Path, settings: Mapping[str, Any]) -> None:
+    """Train a run to its end."""
     command = [sys.executable, "-m", "plainunet"]
+    if RunFolder(run).report.exists():
+        return
     if run.exists():
-        subprocess.run([*command, "resume", run], check=True)
+        subprocess.run([*command, "train", "--resume", run], check=True)
         return
     flags = []
     for name, value in settings.items():
-        values = value if isinstance(value, list) else [value]
+        values = value if isinstance(value, list) else [value] if value is not True else []
         flags += [f"--{name.replace('_', '-')}", *map(str, values)]
     subprocess.run([*command, "train", data, "--out", run, *flags], check=True)
-
-
-def measure(found: list[Comparison]) -> dict[str, Any]:
-    """The scores of a change, from the comparisons of its seeds."""
-    row: dict[str, Any] = {"images": found[0].content["pictures"]}
-    for metric, aggregate in (("dice", "per_image"), ("iou", "pooled")):
-        each = [one.difference(metric, aggregate) for one in found]
-        row[f"{metric}, {aggregate.replace('_', ' ')}"] = {
-            "base": statistics.fmean(one.first for one in each),
-            "changed": statistics.fmean(one.second for one in each),
-            "difference": statistics.fmean(one.difference for one in each),
-            "interval": each[0].interval if len(each) == 1 else None,
-            "deviation": (
-                statistics.stdev(one.difference for one in each) if len(each) > 1 else None
-            ),
-        }
-    return row
 
 
 def main() -> None:
@@ -71,31 +55,36 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("datasets", nargs="*")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
-    chosen = tomllib.loads(SETTINGS.read_text())
-    rows = json.loads(OUT.read_text()) if OUT.exists() else []
-    for name in arguments.datasets or chosen:
-        data, base = arguments.data / name, chosen[name]["settings"]
-        for change, settings in chosen[name]["changes"].items():
-            found = []
-            for seed in range(arguments.seeds):
-                runs = [arguments.runs / name / f"{key}-{seed}" for key in ("base", change)]
-                for run, differing in zip(runs, ({}, settings), strict=True):
-                    train(data, run, {**base, **differing, "seed": seed, "split_seed": 0})
-                found.append(compare(*runs, data))
+    known = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))
+    rows = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else []
+    for name in arguments.datasets or known:
+        data, study = arguments.data / name, known[name]
+        base, metric = {"split_seed": 0, **study["settings"]}, study["score"]
+        first = arguments.runs / name / "base"
+        train(data, first, base)
+        for change, settings in study["changes"].items():
+            second = arguments.runs / name / change.replace(" ", "-")
+            train(data, second, {**base, **settings})
+            found = compare(first, second, data).difference(*metric)
+            card = load_checkpoint(RunFolder(second).best)[1]
             row = {
                 "dataset": name,
                 "change": change,
-                "settings": settings,
-                "base": base,
-                "seeds": arguments.seeds,
-                "hardware": _processor(),
-                **measure(found),
+                "metric": SCORES[metric[0], metric[1]],
+                "base": found.first,
+                "changed": found.second,
+                "difference": found.difference,
+                "interval": found.interval,
+                "budget": base["budget"],
+                "seeds": 1,
+                "commit": card.versions.get("commit", ""),
+                "hardware": card.training.get("hardware", ""),
             }
-            rows = [r for r in rows if (r["dataset"], r["change"]) != (name, change)] + [row]
+            rows = [each for each in rows if (each["dataset"], each["change"]) != (name, change)]
+            rows.append(row)
             with write_whole(OUT) as part:
-                part.write_text(json.dumps(rows, indent=1) + "\n")
+                part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
             print(json.dumps(row), flush=True)
 
 

@@ -102,7 +102,6 @@ def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
             A.VerticalFlip(p=0.5),
             affine(0.3, 45, 0.1, shear=8),
             colour(0.3),
-            A.MultiplicativeNoise(multiplier=(0.8, 1.25), per_channel=True, p=0.5),
             A.RandomGamma(gamma_limit=(70, 140), p=0.3),
             A.GaussianBlur(sigma_limit=(0.3, 1.5), p=0.2),
         ],
