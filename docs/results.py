@@ -342,8 +342,9 @@ def page(records: Mapping[str, Record], ablations: Sequence[Record]) -> str:
         "protocol](metrics.md). The held-out images also chose the epoch, so expect slightly lower "
         "scores on new ones. In brackets: 95% bootstrap confidence intervals, resampling groups of "
         "images, if there are several. The time is that of training and validation.",
-        "<!-- not-run: trains for hours -->\n```sh\nmake results\n```",
-        "trains what was not trained before, and writes this page from `docs/results.json`.",
+        "<!-- not-run: trains for hours -->\n```sh\nmake results DATA=datasets\n```",
+        "trains what was not trained before, on the folders of `datasets/` named below, and writes "
+        "this page from `docs/results.json`.",
         overview(records, "#{}"),
     ]
     for name in RECIPES:
@@ -608,6 +609,8 @@ def main(given: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"no recipe is called {unknown[0]}; choose from {', '.join(RECIPES)}")
     if arguments.tables:
+        if arguments.data is not None:
+            parser.error("--tables takes no DATA: it only draws the tables of docs/results.json")
         write_tables()
         return
     if arguments.data is None:
@@ -615,7 +618,9 @@ def main(given: Sequence[str] | None = None) -> None:
     names = arguments.names or list(RECIPES)
     try:
         take_results(names, arguments.data, arguments.runs, arguments.release)
-    except (Error, OSError, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command continues")
+    except (Error, OSError) as error:
         sys.exit(f"error: {error}")
 
 

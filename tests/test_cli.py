@@ -213,10 +213,11 @@ def test_the_page_needs_gradio(command: Commands, tmp_path: Path) -> None:
 def test_flags_win_over_the_file(command: Commands, trained: Trained, tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(
-        'epochs = 7\nbase_channels = 3\nsize = [24, 32]\nseed = 5\nclasses = ["a", "b"]\n'
+        'budget = "30m"\nbase_channels = 3\nsize = [24, 32]\nseed = 5\nclasses = ["a", "b"]\n'
         'depth = 2\nprecision = "fp32"\nlearning_rate = 0.5\n'
     )
-    # a list ends where the next option begins; 0.002 is the default, and wins all the same
+    # a list ends where the next option begins; 0.002 is the default, and wins all the same; a
+    # budget would decide the number of epochs
     flags = ("--classes", "street", "car", "--size", "32", "48", "--epochs", "1")
     flags = (*flags, "--learning-rate", "0.002")
     result = command("train", trained.data, "--config", file, *flags, "--out", tmp_path / "run")
@@ -243,6 +244,7 @@ def test_flags_win_over_the_file(command: Commands, trained: Trained, tmp_path: 
         ("train DATA --epoch 1 --out RUN", ["--epoch\\b", "(?i)did you mean"]),
         ("train DATA --epochs many --out RUN", ["epochs", "many", "integer"]),
         ("train DATA --epochs 0 --out RUN", ["epochs", "equal to 1"]),
+        ("train DATA --held-out --epochs 1 --out RUN", ["--held-out", "name"]),
         ("train DATA --loss tversky --out RUN", ["loss", "tversky", "dice"]),
         ("train DATA --config TOML --out RUN", [r"settings\.toml", "did you mean 'epochs'"]),
         ("train DATA --config NONE --out RUN", [r"none\.toml", "no such"]),

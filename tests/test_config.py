@@ -4,6 +4,7 @@ import ast
 import inspect
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,9 @@ def test_settings_cannot_be_changed() -> None:
         ({"patch": (64, 96), "factor": 0.5}, "window", (64, 96)),
         ({"size": (32, 48)}, "window", (32, 48)),
         ({"freeze": "encoder", "pretrained": "a.safetensors"}, "freeze", "encoder"),
+        ({"held_out": "tile6"}, "held_out", ("tile6",)),
+        ({"teacher": Path("runs/a")}, "teacher", str(Path("runs/a"))),
+        ({"pretrained": Path("runs/a")}, "pretrained", str(Path("runs/a"))),
     ],
 )
 def test_what_a_user_says_is_understood(given: dict[str, Any], field: str, wanted: object) -> None:

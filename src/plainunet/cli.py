@@ -910,7 +910,12 @@ def _given(options: BaseModel) -> dict[str, Any]:
 
 def _merged(given: dict[str, Any], config: Path | None) -> TrainConfig:
     """Settings of a file, if any, and those given, which take precedence."""
-    return make_config({**(read_given(config) if config else {}), **given}, "settings")
+    known = read_given(config) if config else {}
+    if "epochs" in given:  # a budget would decide their number
+        known.pop("budget", None)
+    if given.get("held_out") == ():
+        raise Error("--held-out needs at least one name of a group of images.", "argument")
+    return make_config({**known, **given}, "settings")
 
 
 def _print_notes(notes: list[str]) -> None:

@@ -341,6 +341,16 @@ class TrainConfig(DataConfig, NetworkConfig):
     track: tuple[TrackerName, ...] = ()
     """Experiment trackers to log to; commas work too."""
 
+    @field_validator("held_out", mode="before")
+    @classmethod
+    def _take_name(cls, held_out: Any) -> Any:
+        return (held_out,) if isinstance(held_out, str) else held_out
+
+    @field_validator("pretrained", "teacher", mode="before")
+    @classmethod
+    def _take_path(cls, path: Any) -> Any:
+        return str(path) if isinstance(path, Path) else path
+
     @field_validator("track", mode="before")
     @classmethod
     def _take_names(cls, track: Any) -> Any:
@@ -370,7 +380,7 @@ class TrainConfig(DataConfig, NetworkConfig):
     @classmethod
     def _hold_out_once(cls, folds: int | None, info: ValidationInfo) -> int | None:
         if folds is not None and info.data.get("held_out"):
-            raise ValueError("folds choose what is held out; leave out held_out or folds")
+            raise ValueError("leave out either folds or held_out: both choose what is held out")
         return folds
 
     @property

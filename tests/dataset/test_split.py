@@ -118,12 +118,18 @@ def test_given_splits_are_kept_and_shared_groups_are_found() -> None:
         (
             [*make_pairs("ab", "train"), Pair(Path("v.jpg"), Path("v.png"), "c", "val")],
             {"folds": 2, "fold": 0},
-            r"--folds\b.* 2\b.*v\.jpg ",
+            r"--folds\b.*v\.jpg ",
         ),
         # named groups
         (make_pairs(["tile1", "tile2", "x"]), {"held_out": ("tile3",)}, r"tile3:.*tile[12], tile"),
         (ABC, {"held_out": ("7",)}, "a, b, c"),
         (ABC, {"held_out": ("a", "b", "c")}, "--held-out"),
+        (
+            [*make_pairs("ab", "train"), Pair(Path("v.jpg"), Path("v.png"), "c", "val")],
+            {"held_out": ("a",)},
+            "--held-out: .*own split",
+        ),
+        (make_pairs(["16", "17", "x"]), {"held_out": ("16.png",)}, r"such as 16,"),
         # shares of foreground
         (ABC, {"shares": [0.5]}, r"\b1\b.*\b3\b"),
         (ABC, {"shares": [0.5, 1.01, 0]}, r"masks/1\.png .*\b1\.01"),

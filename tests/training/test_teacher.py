@@ -23,6 +23,7 @@ from plainunet.network.checkpoint import save_checkpoint
 from plainunet.prediction.predictor import Predictor
 from plainunet.training import budget
 from plainunet.training.budget import fit_budget
+from plainunet.training.plan import Machine
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.state import read_state
 from plainunet.training.teacher import TrainedTeacher
@@ -258,7 +259,7 @@ def test_what_the_teacher_finds_odd_is_reported_once(make_run: MakeRun, tmp_path
 def test_predictions_are_part_of_the_budget(
     small_data: Path, teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "measure_pixel", lambda *_: 3e-6)
+    monkeypatch.setattr(budget, "measure_machine", lambda *_: Machine(3e-6, 2**34, "CPU"))
     config = TrainConfig(classes=NAMES, budget=300.0, teacher=teacher, device="cpu")
     dataset = SegmentationDataset.open(small_data, config).split(config)
     loaded = TrainedTeacher.load(config, dataset)

@@ -101,11 +101,11 @@ def split_pairs(
     _check_folds(folds, fold)
     given = {pair.part for pair in pairs}
     if "val" in given:
-        if folds is not None:
+        if flag := "--folds" if folds is not None else "--held-out" if held_out else None:
             example = next(pair.image for pair in pairs if pair.part == "val")
             raise Error(
-                f"--folds is {folds}, but the folder has its own split ({example} is in its "
-                "validation split). Use train without --folds, or put all images into one folder."
+                f"{flag}: the folder has its own split ({example} is in its validation split). "
+                f"Leave out {flag}, or put all images into one folder."
             )
         return list(pairs)
     sizes = Counter(pair.group for pair in pairs if pair.part != "test")
@@ -165,7 +165,8 @@ def _check_named(held_out: Sequence[str], groups: Iterable[str]) -> None:
     known = sorted(groups)
     for name in held_out:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 5) or known[:5]
+            parts = [each for each in known if each and (each in name or name in each)]
+            near = parts[:5] or difflib.get_close_matches(name, known, 5) or known[:5]
             raise Error(
                 f"--held-out {name}: no group of images has this name. Give names such as "
                 f"{', '.join(near)}, or group the images by another pattern: --group-by."

@@ -26,9 +26,9 @@ Block = Callable[..., nn.Module]
 GROUPS = 8
 """Number of groups in group normalisation, or fewer if it does not divide the channels."""
 _WIDE_GROUP = 32
-"""From so many bytes per pixel of a group on, PyTorch's own backward pass is as fast."""
+"""From this number of bytes per pixel of a group on, PyTorch's own backward pass is as fast."""
 _LARGE_AREA = 1024
-"""Below so many pixels, PyTorch's forward pass is slower in channels-last than in NCHW order."""
+"""Below this number of pixels, PyTorch's forward pass is slower in channels-last than in NCHW order."""
 
 
 def _conv_norm_relu(

@@ -1,5 +1,6 @@
 """The time budget of a run: seconds per step and per evaluation, measured on this machine."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -52,6 +53,8 @@ _GPU_WIDTHS, _GPU_SIDE = (16, 32, 64), 1024
 _MOST_EPOCHS, _LEAST = 1000, 60.0
 """The default budget is cut to about this many epochs, but not below this time [s]."""
 _EVALUATED = 8
+_LEAST_SHARE = 0.25
+"""Fraction of a budget that must be left for training when it is planned."""
 _LITTLE = 0.1
 """Fraction of a budget that must be left for training."""
 _PANELS = 200_000
@@ -109,12 +112,13 @@ def fit_budget(
     teaching = teacher.measure(dataset) if teacher else 0.0
     reserve += teaching
     seconds = config.budget - spent - (time.perf_counter() - start) - reserve
-    if seconds < 0.25 * config.budget:
+    if seconds < _LEAST_SHARE * config.budget:
         raise Error(
             f"--budget {config.budget:.0f} s is too short: starting, reading {len(dataset)} images "
             f"and evaluating {held_out} takes about {config.budget - seconds:.0f} s"
             + (f", {teaching:.0f} s of it for --teacher" if teacher else "")
-            + ". Set a longer budget, or --epochs."
+            + f". Set at least {math.ceil((config.budget - seconds) / (1 - _LEAST_SHARE)):d} s, or "
+            "--epochs."
         )
     settings = {name: getattr(config, name) for name in given}
     plan = make_plan(stats, machine, seconds, settings, taken)
@@ -274,7 +278,8 @@ def find_end(run: Run, predictor: Predictor) -> float:
     if budget - spent - evaluation < _LITTLE * budget:
         raise Error(
             f"--budget {budget:.0f} s is too short: starting took {spent:.0f} s, and the final "
-            f"evaluation takes about {evaluation:.0f} s. Set a longer budget, or --epochs."
+            f"evaluation takes about {evaluation:.0f} s. Set at least "
+            f"{math.ceil((spent + evaluation) / (1 - _LITTLE))} s, or --epochs."
         )
     return run.begun + budget - evaluation
 

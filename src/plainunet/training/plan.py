@@ -274,7 +274,7 @@ def choose_window(
     reason = (
         f"whole images would have to be downscaled to about {whole:.0f} x {whole:.0f} to fit "
         f"enough of them into {seconds:.0f} s, which loses too much detail; every class appears in "
-        f"{stats.spread:.0%} of an image's regions or more; a third of the patches are centred on "
+        f"at least {stats.spread:.0%} of an image's regions; a third of the patches are centred on "
         "rarer classes"
     )
     scale = f"max. Dice {_ceiling_at(stats.ceilings, factor * native):.3f} at this scale"
@@ -481,7 +481,7 @@ def make_plan(
     epochs = max(1, round(passes / stats.trained / each))
     what = "patches" if "patch" in plan else "images"
     last = 1000 * (machine.step / batch + pixels)
-    reason = f"estimated from {passes:.0f} {what}, {last:.3g} ms each at full size"
+    reason = f"estimated from {passes:.0f} {what}, {last:.3g} ms each at the full input size"
     plan["epochs"] = (epochs, f"{reason}; the budget decides")
     return plan
 
@@ -617,8 +617,7 @@ def fill_in(
     classes = ", ".join(f"{name} {share:.1%}" for name, share in dataset.shares.items())
     if counted < total:
         classes += f"; {1 - counted / total:.1%} of all pixels ignored"
-    names = ("validation", "stratify", "held_out")
-    idle = [f"--{name.replace('_', '-')}" for name in names if name in config.model_fields_set]
+    idle = [f"--{name}" for name in ("validation", "stratify") if name in config.model_fields_set]
     if idle and dataset.counts()["val"]:
         reporter.note(f"note: the folder defines its own split; ignoring {' and '.join(idle)}")
     counts = split.counts()
