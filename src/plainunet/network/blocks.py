@@ -28,7 +28,7 @@ GROUPS = 8
 _WIDE_GROUP = 32
 """From this number of bytes per pixel of a group on, PyTorch's own backward pass is as fast."""
 _LARGE_AREA = 1024
-"""Below this number of pixels, PyTorch's forward pass is slower in channels-last than in NCHW order."""
+"""Below it [pixels], PyTorch's forward pass is slower in channels-last than in NCHW order."""
 
 
 def _conv_norm_relu(
