@@ -213,7 +213,8 @@ def test_the_page_needs_gradio(command: Commands, tmp_path: Path) -> None:
 def test_flags_win_over_the_file(command: Commands, trained: Trained, tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(
-        'budget = "30m"\nbase_channels = 3\nsize = [24, 32]\nseed = 5\nclasses = ["a", "b"]\n'
+        'epochs = 7\nbudget = "30m"\nbase_channels = 3\nsize = [24, 32]\nseed = 5\n'
+        'classes = ["a", "b"]\n'
         'depth = 2\nprecision = "fp32"\nlearning_rate = 0.5\n'
     )
     # a list ends where the next option begins; 0.002 is the default, and wins all the same; a

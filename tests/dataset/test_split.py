@@ -118,7 +118,7 @@ def test_given_splits_are_kept_and_shared_groups_are_found() -> None:
         (
             [*make_pairs("ab", "train"), Pair(Path("v.jpg"), Path("v.png"), "c", "val")],
             {"folds": 2, "fold": 0},
-            r"--folds\b.*v\.jpg ",
+            r"--folds\b.* 2\b.*v\.jpg ",
         ),
         # named groups
         (make_pairs(["tile1", "tile2", "x"]), {"held_out": ("tile3",)}, r"tile3:.*tile[12], tile"),

@@ -101,7 +101,7 @@ def split_pairs(
     _check_folds(folds, fold)
     given = {pair.part for pair in pairs}
     if "val" in given:
-        if flag := "--folds" if folds is not None else "--held-out" if held_out else None:
+        if flag := f"--folds {folds}" if folds is not None else "--held-out" if held_out else None:
             example = next(pair.image for pair in pairs if pair.part == "val")
             raise Error(
                 f"{flag}: the folder has its own split ({example} is in its validation split). "
