@@ -122,6 +122,18 @@ def test_each_number_of_the_state_matters(strength: str) -> None:
     assert len({augment(image, shares, state)[0].tobytes() for state in swapped}) == 4
 
 
+@pytest.mark.parametrize("strength", ["light", "strong"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_dark_images_are_never_blackened(strength: str, dtype: Any) -> None:
+    """As in fluorescence microscopy: most of the range is not used."""
+    _, shares = make_sample()
+    top = {np.uint8: 30, np.uint16: 4000, np.float32: 0.05}[dtype]
+    image = np.linspace(0, top, 40 * 56).reshape(40, 56, 1).astype(dtype)
+    for number in range(30):
+        changed, _ = Augment(strength)(image, shares, (0, 0, number))
+        assert changed.std() > 0.4 * image.std()
+
+
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

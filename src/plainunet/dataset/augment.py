@@ -91,7 +91,8 @@ def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
         )
 
     def colour(amount: float) -> A.RandomBrightnessContrast:
-        return A.RandomBrightnessContrast(brightness_limit=amount, contrast_limit=amount, p=0.5)
+        # relative to the mean: a shift by a share of the range would blacken dark images
+        return A.RandomBrightnessContrast(amount, amount, brightness_by_max=False, p=0.5)
 
     return {
         "none": [],
