@@ -82,6 +82,7 @@ def tiny(results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "Boxes, drawn.",
         ("f1", "dice", "accuracy"),
         objects=True,
+        tuned=True,
         is_cc0=True,
         released="They are free.",
     )
@@ -132,9 +133,14 @@ def test_a_recipe_is_trained_once_and_written_down(
     monkeypatch.setattr(results, "train", refuse)
     results.main(["data"])  # resumes it
     card = load_checkpoint(folder.best)[1]
+    tuned = load_checkpoint(folder.path / "best-tuned.safetensors")[1]
     record = json.loads((tiny / "docs" / "results.json").read_text())["tiny"]
     assert (record["train"], record["val"], record["epochs"]) == (5, 3, 2)
-    dice = card.scores["per_image"]["dice"]["mean_foreground"]
+    assert record["tuned"]["after"]["threshold"] == tuned.threshold
+    assert record["tuned"]["dice"]["before"] == pytest.approx(
+        card.scores["per_image"]["dice"]["mean_foreground"], abs=1e-5
+    )
+    dice = record["tuned"]["dice"]["after"]
     assert record["per_image"]["dice"]["mean_foreground"][0] == pytest.approx(dice, abs=1e-5)
     assert record["objects"]["foreground"]["true"] >= 3
     assert record["hardware"] == card.training["hardware"]
@@ -145,7 +151,7 @@ def test_a_recipe_is_trained_once_and_written_down(
     assert (tiny / "docs" / "results.jpg").is_file()
     released = tiny / "release" / "tiny"
     assert "They are free." in (released / "README.md").read_text()
-    assert Predictor.from_pretrained(released).card.scores == card.scores
+    assert Predictor.from_pretrained(released).card.scores == tuned.scores
     # again: nothing is trained or evaluated, and nothing changes
     before = files_of(tiny)
     monkeypatch.setattr(results, "resume", refuse)
