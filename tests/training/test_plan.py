@@ -268,6 +268,19 @@ def test_images_are_never_enlarged_and_never_too_small() -> None:
     assert min(values(SMALL._replace(typical=900.0), 1)["size"]) >= 64
 
 
+def test_a_narrower_network_on_larger_images_if_time_is_short() -> None:
+    short, usual = values(CARS, 300), values(CARS, 300, base_channels=16)
+    assert short["base_channels"] == 8
+    assert np.prod(short["size"]) > 1.3 * np.prod(usual["size"])
+    assert short["epochs"] > usual["epochs"]
+    assert "larger images" in plan(CARS, 300)["base_channels"][1]
+    assert values(CARS, 1200)["base_channels"] == 16
+    # many classes need the width, and small images are affordable with it
+    many = CARS._replace(shares=dict.fromkeys("abcdefgh", 0.125))
+    assert values(many, 300)["base_channels"] == 16
+    assert values(SMALL, 1200)["base_channels"] == 16
+
+
 def test_given_settings_are_kept() -> None:
     given = {"base_channels": 64, "batch_size": 3, "augment": "none", "depth": 2}
     made = values(CARS, **given)

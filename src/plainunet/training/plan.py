@@ -171,8 +171,12 @@ def _is_upright(leans: NDArray[np.int64]) -> bool:
 
 Plan = dict[str, tuple[Any, str]]
 """For each setting its value and the reason for it."""
-WIDTHS = {16: 1.0, 24: 2.0, 32: 3.45}
+WIDTHS = {8: 0.4, 16: 1.0, 24: 2.0, 32: 3.45}
 """Base channels, and the time of a step relative to 16 base channels (measured on CPUs)."""
+_USUAL, _SMALL = 16, 200
+"""The usual base channels. If they can only afford images below 200 x 200 pixels of area, a
+narrower network on larger images is better, unless there are more than `_FEW` foreground classes.
+"""
 _PASSES, _WORK, _MORE = 2500, 28e6, 0.4
 """Target number of samples to train on (2500) when the budget allows 28e6 input pixels in all at
 16 base channels. It grows with budget ** 0.4, so more time buys more samples and larger ones."""
@@ -246,7 +250,7 @@ def choose_window(
     """
     native = _typical(stats.sizes)
     each = _time_of_pixels(stats, machine, seconds, given)
-    whole, base = _afford(each, machine, native, given)
+    whole, base = _afford(stats, machine, seconds, native, given)
     whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
     fine = max(side_needed(stats.ceilings, _LOST), native * _SEEN / (stats.typical or native))
     fine = min(fine, native)
@@ -254,7 +258,9 @@ def choose_window(
     if given.get("patch"):
         fine = min(max(fine, _PATCHES * max(given["patch"])), native)
     alike = stats.spread >= _EVERYWHERE or _ceiling_at(stats.ceilings, whole) < _LITTLE
-    wider = "wider networks only pay off if the budget allows full-size images"
+    why = "wider networks only pay off if the budget allows full-size images"
+    if base < _USUAL:
+        why = "with so little time, larger images are worth more than a wider network"
     if given.get("size") or not (given.get("patch") or (coarse and alike)):
         size = choose_size(stats.sizes, round(whole))
         height, width = np.median(np.array(stats.sizes), axis=0)
@@ -265,7 +271,7 @@ def choose_window(
             reason += f", {len(stats.shares)} classes need more of them"
         if stats.ceilings:
             reason += f"; max. Dice {_ceiling_at(stats.ceilings, whole):.3f} at this size"
-        return {"size": (size, reason), "base_channels": (base, wider)}
+        return {"size": (size, reason), "base_channels": (base, why)}
     # steps of a quarter octave, so that similar plans share cache entries
     factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
     side = math.sqrt(each / machine.pixel)
@@ -286,32 +292,47 @@ def choose_window(
     return {
         "patch": ((patch, patch), reason),
         "factor": (round(factor, 4), scale),
-        "base_channels": (16, wider),
+        "base_channels": (_USUAL, "the usual width"),
     }
 
 
 def _time_of_pixels(
-    stats: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any]
+    stats: Fingerprint,
+    machine: Machine,
+    seconds: float,
+    given: Mapping[str, Any],
+    times: float = 1.0,
 ) -> float:
-    """Time that the pixels of a sample may take [s]."""
-    whole = seconds / _passes(seconds, machine.pixel, len(stats.shares))
+    """Time that the pixels of a sample may take [s], if each takes `times` that of the machine."""
+    whole = seconds / _passes(seconds, machine.pixel * times, len(stats.shares))
     # in the shortest runs, the optimiser leaves little
     batch: int = given.get("batch_size", _BATCH)
     return max(whole - machine.step / batch, 0.1 * whole)
 
 
 def _afford(
-    each: float, machine: Machine, native: float, given: Mapping[str, Any]
+    stats: Fingerprint,
+    machine: Machine,
+    seconds: float,
+    native: float,
+    given: Mapping[str, Any],
 ) -> tuple[float, int]:
-    """Side of the largest images that fit the budget [pixels], and the width of the network.
-
-    `each`: the time of a sample's pixels [s].
-    """
+    """Side of the largest images that fit the budget [pixels], and the width of the network."""
     widths = {given["base_channels"]: 1.0} if "base_channels" in given else machine.widths
-    area = each / (growth_cost(given.get("growth", _GROWTH)) * machine.pixel)
-    sides = {base: math.sqrt(area / times) for base, times in widths.items()}
+    cost = growth_cost(given.get("growth", _GROWTH)) * machine.pixel
+
+    def side(times: float) -> float:
+        # of narrower networks, half the gain goes into more samples
+        each = _time_of_pixels(stats, machine, seconds, given, min(times, 1.0))
+        return math.sqrt(each / (cost * times))
+
+    sides = {base: side(times) for base, times in widths.items()}
+    narrowest = min(sides)
+    few = len(stats.shares) - 1 <= _FEW
+    if narrowest < _USUAL and not (few and sides[_USUAL] < min(native, _SMALL)):
+        del sides[narrowest]
     # wider only if images are at full size, or larger than pays off
-    wide = [base for base, side in sides.items() if side >= min(native, _LARGE)]
+    wide = [base for base, each in sides.items() if each >= min(native, _LARGE)]
     base = max(wide, default=min(sides))
     return sides[base], base
 
