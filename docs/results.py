@@ -507,6 +507,9 @@ def _ablations(rows: Sequence[Record]) -> Iterator[str]:
             for row in rows
         ],
     )
+    hardware = sorted({row["hardware"] for row in rows if row.get("hardware")})
+    if hardware:
+        yield f"Hardware: {'; '.join(hardware)}."
 
 
 def fill(text: str, parts: Mapping[str, str]) -> str:
