@@ -52,6 +52,38 @@ class Elastic(BaseDistortion):  # type: ignore[misc]
         }
 
 
+class Brightness(A.ImageOnlyTransform):  # type: ignore[misc]
+    """Random contrast and brightness, as a transform of Albumentations.
+
+    Shifts are relative to the mean of each channel: a shift by a fraction of the range, as in
+    `A.RandomBrightnessContrast`, would blacken dark images and dark channels.
+    """
+
+    def __init__(self, amount: float) -> None:
+        """Set the largest change of either, as a fraction."""
+        super().__init__(p=0.5)
+        self.amount = amount
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Draw the gain of all channels and the shift of each, [C]."""
+        gain = 1 + self.py_random.uniform(-self.amount, self.amount)
+        shift = self.py_random.uniform(-self.amount, self.amount)
+        some = data["image"][::4, ::4]  # enough for a mean
+        return {"gain": gain, "shift": shift * some.mean(axis=(0, 1))}
+
+    def apply(self, img: NDArray[Any], gain: float, shift: NDArray[Any], **_: Any) -> NDArray[Any]:
+        """Change an image [H, W, C], uint8 or float32 in 0..1."""
+        changed: NDArray[Any]
+        if img.dtype == np.uint8:
+            table = np.clip(np.rint(np.arange(256)[:, None] * gain + shift), 0, 255)
+            changed = cv2.LUT(img, table[None].astype(np.uint8))
+        else:
+            changed = np.clip(img * gain + shift, 0, 1).astype(img.dtype)
+        return changed.reshape(img.shape)
+
+
 def displacements(nodes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
     """Interpolate bicubically between [3, 3] nodes: corners, midpoints of sides, centre."""
     return (_cubic(size[0]) @ nodes @ _cubic(size[1]).T).astype(np.float32)
@@ -73,6 +105,8 @@ def _cubic(count: int) -> NDArray[np.float64]:
 
 
 _MOST_CHANNELS = 128  # limit of OpenCV
+_HIGHEST = 0.8
+"""Where the maximum of a float image is put in 0..1: brighter ones are not clipped at once."""
 
 
 def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
@@ -90,19 +124,15 @@ def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
             p=0.8,
         )
 
-    def colour(amount: float) -> A.RandomBrightnessContrast:
-        # relative to the mean: a shift by a share of the range would blacken dark images
-        return A.RandomBrightnessContrast(amount, amount, brightness_by_max=False, p=0.5)
-
     return {
         "none": [],
         "flip": [A.HorizontalFlip(p=0.5)],
-        "light": [A.HorizontalFlip(p=0.5), affine(0.15, 5, 0.05), colour(0.2)],
+        "light": [A.HorizontalFlip(p=0.5), affine(0.15, 5, 0.05), Brightness(0.2)],
         "strong": [
             A.HorizontalFlip(p=0.5),
             A.VerticalFlip(p=0.5),
             affine(0.3, 45, 0.1, shear=8),
-            colour(0.3),
+            Brightness(0.3),
             A.RandomGamma(gamma_limit=(70, 140), p=0.3),
             A.GaussianBlur(sigma_limit=(0.3, 1.5), p=0.2),
         ],
@@ -293,13 +323,15 @@ def _apply(
     compose: A.Compose, image: NDArray[Any], masks: Sequence[NDArray[Any]]
 ) -> tuple[Any, list[Any]]:
     """Apply transforms to an image of any range and to masks."""
-    low, span = _own_range(image)
-    stretched = (low, span) != (0, 1)
-    shown = (image - low) / span if stretched else image
     first, *rest = masks
-    changed = compose(image=shown, mask=first, masks=rest)
-    result = changed["image"] * span + low if stretched else changed["image"]
-    return result, [changed["mask"], *changed["masks"]]
+    if image.dtype.kind != "f":
+        changed = compose(image=image, mask=first, masks=rest)
+        return changed["image"], [changed["mask"], *changed["masks"]]
+    low, span = _own_ranges(image)
+    changed = compose(image=(image - low) / span, mask=first, masks=rest)
+    # OpenCV drops an axis of one channel
+    moved = changed["image"].reshape(*changed["image"].shape[:2], -1)
+    return moved * span + low, [changed["mask"], *changed["masks"]]
 
 
 def _compose(strength: str, elastic: float, mask_interpolation: int) -> A.Compose:
@@ -314,11 +346,10 @@ def _seed(state: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(state).generate_state(1)[0])
 
 
-def _own_range(image: NDArray[Any]) -> tuple[float, float]:
-    """Return offset and span of an image for Albumentations, which clips floats to 0..1."""
-    if image.dtype == np.uint8:
-        return 0.0, 1.0
-    low, high = float(image.min()), float(image.max())
-    if low >= 0 and high <= 1:
-        return 0.0, 1.0
-    return low, max(high - low, 1e-12)
+def _own_ranges(image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Offset and span of each channel for Albumentations, which clips floats to 0..1.
+
+    Channels may have different units, and 16-bit images rarely use their whole range.
+    """
+    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    return low, np.maximum((high - low) / _HIGHEST, 1e-12).astype(image.dtype)
