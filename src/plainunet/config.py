@@ -253,7 +253,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     """Gradient accumulation: number of micro-batches per optimiser step. Less memory; the gradient
     is that of the full batch, but batch normalisation sees one micro-batch."""
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
-    """Peak learning rate of the schedule."""
+    """Peak learning rate of the schedule. Default: that of the optimizer: 0.002 for adamw and adam,
+    0.006 for muon, 0.05 for sgd, 0.001 for rmsprop."""
     pretrained: str | None = None
     """Fine-tuning: checkpoint to initialise the weights from. Architecture is taken from it;
     classes and input channels may differ."""

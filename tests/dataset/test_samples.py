@@ -111,6 +111,16 @@ def test_target_scale_keeps_the_mask_finer(make_pair: MakePair, scale: int, clas
     assert (shares.int().sum(dim=2) - 255).abs().max() <= classes
 
 
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_finer_targets_leave_the_image_as_it_is(make_pair: MakePair, scale: int) -> None:
+    """Enlarged for the targets, and reduced again: prediction sees it as sharp."""
+    pixels = noise(32, 48, 3)
+    pair = make_pair("a", pixels, noise(32, 48) % 2)
+    samples = Samples([pair], Values((0, 1)), (32, 48), target_scale=scale)
+    image, _ = TrainingSet(samples, "none", 0, (32, 48))[0, 0, 0]
+    assert np.array_equal(image.numpy(), pixels)
+
+
 def test_unusable_files_are_named_once(make_pair: MakePair) -> None:
     mask = half(32, 32)
     mask[3, 4] = 9

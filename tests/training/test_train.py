@@ -566,6 +566,16 @@ def test_settings_reach_the_training(fitted: Fit, plain_loss: float, key: str, v
     assert row["loss"] != plain_loss
 
 
+def test_the_learning_rate_is_that_of_the_optimizer(
+    finished: Finished, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    kept = {name: getattr(tiny, name) for name in tiny.model_fields_set - {"learning_rate"}}
+    for number, (changed, rate) in enumerate([({}, 0.05), ({"learning_rate": 0.01}, 0.01)]):
+        config = TrainConfig(**{**kept, "optimizer": "sgd", "epochs": 1, **changed})
+        train(finished.data, tmp_path / str(number), config)
+        assert RunFolder(tmp_path / str(number)).read_config().learning_rate == rate
+
+
 def test_non_default_options_of_the_network_are_reported(fitted: Fit) -> None:
     usual, other = Recorder(), Recorder()
     fitted("run", usual, epochs=1)

@@ -359,6 +359,8 @@ class Samples:
                 *coding.get("colors", ()),
             ],
         }
+        if self.target_scale > 1:
+            settings["enlarged"] = "by whole pixels"
         if self.objects:
             settings["objects"] = True
         if self.box is None:
@@ -419,6 +421,10 @@ class Samples:
         shares = area_shares(mask, self.coding.num_classes, size)
         if probabilities is not None:
             shares = mix_teacher(shares, mask, probabilities)
+        if max(image.shape[0] - size[0], image.shape[1] - size[1]) < 0:
+            # whole pixels: `TrainingSet` averages them to the same input that prediction sees
+            image = resize(image, (height, width))
+            image = image.repeat(self.target_scale, axis=0).repeat(self.target_scale, axis=1)
         parts = [resize(image, size), shares]
         if self.objects:
             labels = find_objects(stored, self.coding, mask_file)

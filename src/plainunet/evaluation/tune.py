@@ -58,8 +58,9 @@ LEAST_COUNTED = (0, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 MOST_HOLES = (0, 10, 100, 1000)
 """Largest holes to fill, to try if objects count [pixels]."""
 GAIN = 0.0005
-"""Minimum gain for test-time augmentation, since it multiplies the inference time, and for each
-larger size of holes, since they may be background that objects enclose."""
+"""Minimum gain for test-time augmentation, since it multiplies the inference time; for each larger
+size of holes, since they may be background that objects enclose; and, if Dice alone counts, for
+each larger minimum size, since less may be chance."""
 _TTA: dict[str, tuple[TTAName, ...]] = {
     "flip": ("none", "mirror"),
     "light": ("none", "mirror"),
@@ -207,7 +208,7 @@ class _Search:
         plain = chosen
         for least, scores in zip(LEAST_OBJECTS, tried.T, strict=True):
             self._keep("min_object", least, scores)
-            if scores.mean() > best.mean():
+            if scores.mean() > best.mean() + GAIN:
                 best, chosen = scores, dataclasses.replace(plain, min_object=least)
         return chosen, best
 

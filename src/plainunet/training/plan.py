@@ -426,7 +426,8 @@ _ACTIVATIONS = 1320.0
 """Bytes of activations that an input pixel keeps for the backward pass at 16 base channels
 (`plainunet model`); proportional to the width."""
 OPTIMIZER = "muon"
-_RATES = {"muon": 6e-3, "adamw": 2e-3, "adam": 2e-3, "sgd": 5e-2, "rmsprop": 1e-3}
+RATES = {"muon": 6e-3, "adamw": 2e-3, "adam": 2e-3, "sgd": 5e-2, "rmsprop": 1e-3}
+"""Learning rate of each optimizer, for a batch of 8."""
 _ROOM = 0.4
 """Fraction of the memory that these may take."""
 
@@ -535,11 +536,11 @@ def _choose_batch(
 def _choose_rate(optimizer: str, larger: float) -> tuple[float, str]:
     """The learning rate for a batch `larger` times the usual one."""
     if larger <= 1:
-        return _RATES[optimizer], f"default for {optimizer}"
+        return RATES[optimizer], f"default for {optimizer}"
     # Goyal et al. 2017, arXiv 1706.02677; for adaptive ones, Malladi et al. 2022, arXiv 2205.10287
     power = 1.0 if optimizer == "sgd" else 0.5
     scaled = "the batch" if optimizer == "sgd" else "the square root of the batch"
-    rate = round(_RATES[optimizer] * larger**power, 6)
+    rate = round(RATES[optimizer] * larger**power, 6)
     return rate, f"default for {optimizer}, scaled with {scaled}"
 
 

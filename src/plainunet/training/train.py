@@ -41,7 +41,7 @@ from plainunet.settings import AUGMENT_FILE, with_dataset, write_config, write_d
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget
 from plainunet.training.distributed import Processes, job, join_processes
-from plainunet.training.plan import BUDGET, check_window, fill_in, with_checkpoint
+from plainunet.training.plan import BUDGET, RATES, check_window, fill_in, with_checkpoint
 from plainunet.training.run import Run, RunFolder, asked_to_stop
 from plainunet.training.schedule import scaled_size
 from plainunet.training.state import read_state
@@ -282,6 +282,8 @@ def _plan(
         spent = time.monotonic() - begun
         config, lines = fit_budget(config, given, dataset, spent, taken, own, teacher)
         reporter.note("\n".join(lines))
+    elif "learning_rate" not in given:
+        config = config.model_copy(update={"learning_rate": RATES[config.optimizer]})
     check_window(config, reporter)
     return config, dataset, lines
 
