@@ -258,9 +258,6 @@ def choose_window(
     if given.get("patch"):
         fine = min(max(fine, _PATCHES * max(given["patch"])), native)
     alike = stats.spread >= _EVERYWHERE or _ceiling_at(stats.ceilings, whole) < _LITTLE
-    why = "wider networks only pay off if the budget allows full-size images"
-    if base < _USUAL:
-        why = "with so little time, larger images are worth more than a wider network"
     if given.get("size") or not (given.get("patch") or (coarse and alike)):
         size = choose_size(stats.sizes, round(whole))
         height, width = np.median(np.array(stats.sizes), axis=0)
@@ -271,7 +268,7 @@ def choose_window(
             reason += f", {len(stats.shares)} classes need more of them"
         if stats.ceilings:
             reason += f"; max. Dice {_ceiling_at(stats.ceilings, whole):.3f} at this size"
-        return {"size": (size, reason), "base_channels": (base, why)}
+        return {"size": (size, reason), "base_channels": base}
     # steps of a quarter octave, so that similar plans share cache entries
     factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
     side = math.sqrt(each / machine.pixel)
@@ -316,8 +313,8 @@ def _afford(
     seconds: float,
     native: float,
     given: Mapping[str, Any],
-) -> tuple[float, int]:
-    """Side of the largest images that fit the budget [pixels], and the width of the network."""
+) -> tuple[float, tuple[int, str]]:
+    """Side of the largest images that fit the budget [pixels]; base channels, and the reason."""
     widths = {given["base_channels"]: 1.0} if "base_channels" in given else machine.widths
     cost = growth_cost(given.get("growth", _GROWTH)) * machine.pixel
 
@@ -334,7 +331,10 @@ def _afford(
     # wider only if images are at full size, or larger than pays off
     wide = [base for base, each in sides.items() if each >= min(native, _LARGE)]
     base = max(wide, default=min(sides))
-    return sides[base], base
+    reason = "wider networks only pay off if the budget allows full-size images"
+    if base < _USUAL:
+        reason = "with so little time, larger images are worth more than a wider network"
+    return sides[base], (base, reason)
 
 
 def _passes(seconds: float, pixel: float, classes: int) -> float:
