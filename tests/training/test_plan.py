@@ -279,6 +279,7 @@ def test_a_narrower_network_on_larger_images_if_time_is_short() -> None:
     many = CARS._replace(shares=dict.fromkeys("abcdefgh", 0.125))
     assert values(many, 300)["base_channels"] == 16
     assert values(SMALL, 1200)["base_channels"] == 16
+    assert values(CARS, 1200, base_channels=8)["base_channels"] == 8
 
 
 def test_given_settings_are_kept() -> None:

@@ -326,7 +326,7 @@ def _afford(
     sides = {base: side(times) for base, times in widths.items()}
     narrowest = min(sides)
     few = len(stats.shares) - 1 <= _FEW
-    if narrowest < _USUAL and not (few and sides[_USUAL] < min(native, _SMALL)):
+    if narrowest < _USUAL in sides and not (few and sides[_USUAL] < min(native, _SMALL)):
         del sides[narrowest]
     # wider only if images are at full size, or larger than pays off
     wide = [base for base, each in sides.items() if each >= min(native, _LARGE)]
