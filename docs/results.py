@@ -351,7 +351,7 @@ def overview(records: Mapping[str, Record], link: str = "") -> str:
         subject = RECIPES[name].about.partition(",")[0]
         row = [
             f"[`{name}`]({link.format(name)}): {subject[0].lower()}{subject[1:]}",
-            held_out(record),
+            held_out(record) + "; prediction tuned on them" * ("tuned" in record),
             format_figures(name, record, bold=True),
             describe_network(record),
             origin(record),
@@ -528,7 +528,8 @@ def write_header(path: Path, name: str, record: Record) -> None:
     lines = {
         "Hardware": record["hardware"] or "unknown",
         "Time": f"{duration(record['seconds'])} of training and validation{budget}",
-        "Score": f"{format_figures(name, record)}; {held_out(record)}, native size, seed "
+        "Score": f"{format_figures(name, record)}; {held_out(record)}, "
+        f"{'prediction tuned on them, ' if 'tuned' in record else ''}native size, seed "
         f"{record['seed']}, commit {record['commit'] or 'unknown'}",
     }
     text = path.read_text(encoding="utf-8")
