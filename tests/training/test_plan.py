@@ -282,6 +282,13 @@ def test_a_narrower_network_on_larger_images_if_time_is_short() -> None:
     assert values(CARS, 1200, base_channels=8)["base_channels"] == 8
 
 
+def test_pretrained_weights_are_trained_more_gently() -> None:
+    rate, reason = plan(CARS, pretrained="best.safetensors")["learning_rate"]
+    assert rate == plan(CARS)["learning_rate"][0] / 4
+    assert "pretrained" in reason
+    assert values(CARS, pretrained="best.safetensors", learning_rate=0.1)["learning_rate"] == 0.1
+
+
 def test_given_settings_are_kept() -> None:
     given = {"base_channels": 64, "batch_size": 3, "augment": "none", "depth": 2}
     made = values(CARS, **given)

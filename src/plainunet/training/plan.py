@@ -428,6 +428,8 @@ _ACTIVATIONS = 1320.0
 OPTIMIZER = "muon"
 RATES = {"muon": 6e-3, "adamw": 2e-3, "adam": 2e-3, "sgd": 5e-2, "rmsprop": 1e-3}
 """Learning rate of each optimizer, for a batch of 8."""
+_GENTLER = 4
+"""Pretrained weights are trained at a quarter of the learning rate, or much of them is lost."""
 _ROOM = 0.4
 """Fraction of the memory that these may take."""
 
@@ -492,7 +494,10 @@ def make_plan(
     decide("normalisation", *_choose_normalisation(stats))
     optimizer = decide("optimizer", OPTIMIZER, "fastest convergence in our benchmarks")
     larger = 1.0 if "batch_size" in given else batch / _BATCH
-    decide("learning_rate", *_choose_rate(optimizer, larger))
+    rate, why = _choose_rate(optimizer, larger)
+    if given.get("pretrained"):
+        rate, why = rate / _GENTLER, f"{why}, divided by {_GENTLER}: the weights are pretrained"
+    decide("learning_rate", rate, why)
     decide("augment", *_choose_augment(stats))
     decide("class_weights", *_choose_weights(stats, given.get("loss", TrainConfig().loss)))
     each = 1
