@@ -329,9 +329,7 @@ def _apply(
         return changed["image"], [changed["mask"], *changed["masks"]]
     low, span = _own_ranges(image)
     changed = compose(image=(image - low) / span, mask=first, masks=rest)
-    # OpenCV drops an axis of one channel
-    moved = changed["image"].reshape(*changed["image"].shape[:2], -1)
-    return moved * span + low, [changed["mask"], *changed["masks"]]
+    return changed["image"] * span + low, [changed["mask"], *changed["masks"]]
 
 
 def _compose(strength: str, elastic: float, mask_interpolation: int) -> A.Compose:

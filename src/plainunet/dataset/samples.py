@@ -421,7 +421,7 @@ class Samples:
         shares = area_shares(mask, self.coding.num_classes, size)
         if probabilities is not None:
             shares = mix_teacher(shares, mask, probabilities)
-        if max(image.shape[0] - size[0], image.shape[1] - size[1]) < 0:
+        if image.shape[0] < size[0] and image.shape[1] < size[1]:
             # whole pixels: `TrainingSet` averages them to the same input that prediction sees
             image = resize(image, (height, width))
             image = image.repeat(self.target_scale, axis=0).repeat(self.target_scale, axis=1)

@@ -249,7 +249,6 @@ def choose_window(
         `size`, or `patch` and `factor`; and `base_channels`.
     """
     native = _typical(stats.sizes)
-    each = _time_of_pixels(stats, machine, seconds, given)
     whole, base = _afford(stats, machine, seconds, native, given)
     whole = min(max(whole, 3.0 * least), native, 1.5 * _LARGE)
     fine = max(side_needed(stats.ceilings, _LOST), native * _SEEN / (stats.typical or native))
@@ -271,7 +270,7 @@ def choose_window(
         return {"size": (size, reason), "base_channels": base}
     # steps of a quarter octave, so that similar plans share cache entries
     factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
-    side = math.sqrt(each / machine.pixel)
+    side = math.sqrt(_time_of_pixels(stats, machine, seconds, given) / machine.pixel)
     side = min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH, factor * native)
     patch = max(least, 32 * round(side / 32))
     reason = (
@@ -324,10 +323,9 @@ def _afford(
         return math.sqrt(each / (cost * times))
 
     sides = {base: side(times) for base, times in widths.items()}
-    narrowest = min(sides)
     few = len(stats.shares) - 1 <= _FEW
-    if narrowest < _USUAL in sides and not (few and sides[_USUAL] < min(native, _SMALL)):
-        del sides[narrowest]
+    if _USUAL in sides and not (few and sides[_USUAL] < min(native, _SMALL)):
+        sides = {base: each for base, each in sides.items() if base >= _USUAL}
     # wider only if images are at full size, or larger than pays off
     wide = [base for base, each in sides.items() if each >= min(native, _LARGE)]
     base = max(wide, default=min(sides))
