@@ -9,6 +9,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import gc
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,10 @@ from .unprivileged import unprivileged
 
 CHECKOUT = Path(__file__).parents[1]
 MOUNT = ("mount", "-t", "tmpfs", "-o", "size=2m", "none")
+
+# shells start background jobs with Ctrl-C ignored, which the processes of tests would inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 gc.set_threshold(700, 10, 100)  # by default a tenth of the time would go into full collections
 
