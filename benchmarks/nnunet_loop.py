@@ -4,8 +4,8 @@ Needs `pip install nnunetv2` (2.8.1 pulls torchvision in through timm, which thi
 use). The images are written as RGB PNG files first, off the clock; fingerprint, planning and
 preprocessing count. Network, patch and batch size, loss, augmentation and optimizer are nnU-Net's;
 its epochs of 250 steps are left out, with their validation, because a CPU does not finish one in
-minutes, and its polynomial learning rate falls to zero at the longest budget instead of at epoch
-1000. Evaluation is its sliding window, without mirroring, which would take four times as long.
+minutes, and its polynomial learning rate falls to zero at the budget instead of at epoch 1000.
+Evaluation is its sliding window, without mirroring, which would take four times as long.
 """
 
 import json

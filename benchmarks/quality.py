@@ -13,13 +13,14 @@ The contestants, one at a time, each run in its own process:
 - monai-muon: MONAI's BasicUNet with plainunet's optimizer, loss, schedule and precision, one run
   for each budget;
 - milesial: the settings of milesial/Pytorch-UNet (`milesial_loop.py`);
-- nnunet: nnU-Net's 2-D trainer (`nnunet_loop.py`), in another Python with `--nnunet-python`.
+- nnunet: nnU-Net's 2-D trainer (`nnunet_loop.py`), one run for each budget, because its learning
+  rate falls to zero at the end; in another Python with `--nnunet-python`.
 
 Those with one run train up to the longest budget and are evaluated at each, after the step in which
 it ends; and in between, at most every half minute, if evaluation has taken less than a fifth of the
-time so far. Their clock starts after imports, before the first image is read, and is paused in
-evaluation. They get masks as PNG files of class ids, nnU-Net also images as PNG files, written
-before.
+time so far. Those with one run for each budget are evaluated at its end alone. The clock of all but
+plainunet starts after imports, before the first image is read, and is paused in evaluation. They
+get masks as PNG files of class ids, nnU-Net also images as PNG files, written before.
 
 Dice is that of the foreground class on the ground truth at native size, with the same held-out
 images for all: the mean over images, and pooled. No contestant sees them in training; plainunet
@@ -71,7 +72,7 @@ CONTESTANTS = {
     "milesial": "milesial/Pytorch-UNet's settings",
     "nnunet": "nnU-Net v2, 2-D",
 }
-PLANNED = (OURS, "monai-muon")
+PLANNED = (OURS, "monai-muon", "nnunet")
 """Contestants that plan for a budget: one run for each."""
 LOOPS = {
     "monai": "monai_loop",
@@ -119,6 +120,8 @@ class Contest:
         """Budgets at which to evaluate [s], ascending; the last one ends the run."""
         self.points: list[dict[str, Any]] = []
         """The evaluations."""
+        self.in_between = True
+        """Whether to evaluate between budgets too."""
         self.prepared = 0.0
         """Seconds before the first step: planning, preprocessing, filling a cache."""
         self._held_out, self._images, self._stood = held_out, 0, 0.0
@@ -166,7 +169,7 @@ class Contest:
             self.evaluate(predict, now, self.marks.pop(0))
             if not self.marks:
                 raise RaceOverError
-        elif now >= self._due and self._stood <= SHARE * now:
+        elif self.in_between and now >= self._due and self._stood <= SHARE * now:
             self.evaluate(predict, now)
 
     def evaluate(self, predict: Predict, now: float, mark: float | None = None) -> float:
@@ -222,6 +225,7 @@ def contend(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary, redirect_stdout(sys.stderr):
         contest = Contest(trained, held_out, Path(temporary))
         contest.marks = [60 * float(mark) for mark in marks]
+        contest.in_between = name not in PLANNED
         contest.config = TrainConfig(size=arguments.size, seed=int(seed), device=arguments.device)
         contest.workers = arguments.workers
         with suppress(RaceOverError):
@@ -339,7 +343,10 @@ def points_of(results: dict[str, Any], name: str) -> list[list[dict[str, Any]]]:
     seeds = sorted({run["seed"] for run in runs})
     # of a planned run only the end counts: until then, its learning rate is high
     return [
-        sorted((run["points"][-1] for run in runs if run["seed"] == seed), key=_seconds)
+        sorted(
+            (run["points"][-1] for run in runs if run["seed"] == seed and run["points"]),
+            key=_seconds,
+        )
         for seed in seeds
     ]
 
