@@ -328,6 +328,7 @@ RARE = STREETS._replace(shares={"street": 0.99, "pole": 0.01})
         (CARS._replace(variation=3.0), {}, "normalisation", "group", "3.0"),
         (SMALL, {}, "augment", "strong", ""),
         (SMALL._replace(upright=True), {}, "augment", "light", ""),
+        (SMALL._replace(upright=True, trained=7), {}, "augment", "light", "add --augment strong"),
         (CARS, {}, "augment", "light", "608"),  # many images
         (CARS, {}, "gradient_accumulation", 1, ""),
         (RARE, {}, "class_weights", "none", "pole, covers 1 %"),

@@ -555,6 +555,11 @@ def _choose_normalisation(stats: Fingerprint) -> tuple[str, str]:
 
 
 def _choose_augment(stats: Fingerprint) -> tuple[str, str]:
+    if stats.upright and stats.trained < _FEWEST:
+        return "light", (
+            f"{stats.trained} training images do not show whether they have an upright "
+            "orientation; if they have none (microscopy, aerial), add --augment strong"
+        )
     if stats.upright:
         return "light", "images have an upright orientation: no large rotations or vertical flips"
     if stats.trained >= _MANY:
