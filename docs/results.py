@@ -271,7 +271,7 @@ def _with_bounds(scores: Mapping[str, Any]) -> Record:
         if isinstance(value, dict):
             return {key: join(value[key], bounds[key]) for key in value}
         known = [value, *(bounds or (None, None))]
-        return [None if each is None else round(each, 5) for each in known]
+        return [None if each is None else round(each, 7) for each in known]
 
     kept = ("accuracy", "dice", "iou")
     return {
@@ -288,8 +288,8 @@ def _objects(per_class: Mapping[str, Any]) -> Iterator[tuple[str, Record]]:
             key: max(value for value in together[key] if value is not None)
             for key in ("rand", "information")
         }
-        rounded = {key: round(value, 5) for key, value in best.items()}
-        f1 = {way: round(value, 5) for way, value in found["f1"].items() if value is not None}
+        rounded = {key: round(value, 7) for key, value in best.items()}
+        f1 = {way: round(value, 7) for way, value in found["f1"].items() if value is not None}
         yield name, {"true": found["true"], "predicted": found["predicted"], "f1": f1, **rounded}
 
 

@@ -311,7 +311,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     """Decay per step of an exponential moving average of the weights. It is validated too, and
     the better weights are kept. 0 disables it."""
     validation: float = Field(default=0.2, gt=0, lt=1)
-    """Fraction of the groups held out for validation, if the folder has no split of its own."""
+    """Fraction of the images held out for validation, in whole groups, if the folder has no split
+    of its own."""
     held_out: tuple[str, ...] = ()
     """Names of the groups held out for validation, instead of a random fraction: what group_by
     matches, such as patient7, or else the images' names without suffix."""
