@@ -212,16 +212,16 @@ cached(files, {"count": 3, "box": (4, 6)}, load)
 def test_entries_being_written_use_space(
     files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = must(cached(files, SETTINGS, Loader()))
-    size = sum(file.stat().st_size for file in kept.folder.iterdir())
+    kept = must(cached(files, SETTINGS, Loader())).folder
+    size = sum(file.stat().st_size for file in kept.iterdir())
     monkeypatch.setattr(module, "LIMIT", 3 * size)
 
     def load(index: int) -> Sample:
         if index == 2:  # this entry has begun, and has its final size
             must(cached(files, {**SETTINGS, "name": "third"}, Loader()))
-            assert kept.folder.exists()
+            assert kept.exists()
             must(cached(files, {**SETTINGS, "name": "fourth"}, Loader()))
-            assert not kept.folder.exists()
+            assert not kept.exists()
         return Loader()(index)
 
     must(cached(files, {**SETTINGS, "name": "second"}, load))
@@ -372,14 +372,28 @@ assert [int(cache[index][0].max()) for index in range(3)] == [0, 10, 20]
 
 
 def test_oldest_goes_first(files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [must(cached(files, {**SETTINGS, "name": name}, Loader())) for name in "abc"]
-    for age, cache in enumerate(made):
-        os.utime(cache.folder, (1000 + age, 1000 + age))
-    size = sum(file.stat().st_size for file in made[0].folder.iterdir())
+    made = [must(cached(files, {**SETTINGS, "name": name}, Loader())).folder for name in "abc"]
+    for age, folder in enumerate(made):
+        os.utime(folder, (1000 + age, 1000 + age))
+    size = sum(file.stat().st_size for file in made[0].iterdir())
     cached(files, {**SETTINGS, "name": "a"}, Loader())  # used again, so b is the oldest now
     monkeypatch.setattr(module, "LIMIT", 3 * size)
     fourth = must(cached(files, {**SETTINGS, "name": "d"}, Loader()))
-    assert entries(room) == sorted([made[0].folder, made[2].folder, fourth.folder])
+    assert entries(room) == sorted([made[0], made[2], fourth.folder])
+
+
+def test_what_this_process_reads_stays(
+    files: list[Path], room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the training samples of a run do while those for validation are decoded."""
+    train = must(cached(files, SETTINGS, Loader()))
+    other = must(cached(files, {**SETTINGS, "name": "other"}, Loader())).folder
+    size = sum(file.stat().st_size for file in other.iterdir())
+    monkeypatch.setattr(module, "LIMIT", 2 * size)
+    val = must(cached(files, {**SETTINGS, "name": "val"}, Loader()))
+    assert entries(room) == sorted([train.folder, val.folder])
+    assert cached(files, {**SETTINGS, "name": "more"}, Loader()) is None
+    assert entries(room) == sorted([train.folder, val.folder])
 
 
 def test_location_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: Path) -> None:

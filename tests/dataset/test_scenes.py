@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Polygons, Window, parse_image, parse_source
 from plainunet.reporter import Collected, silent
+from plainunet.training.budget import StepTime
 from plainunet.training.plan import fill_in
 from plainunet.training.train import train
 
@@ -277,6 +279,21 @@ def test_blocks_are_not_downscaled(folder: Path, scene: Drawn, tmp_path: Path) -
         fill_in(data, small(patch=(64, 64), factor=0.5), silent)
     _, config = fill_in(data, small(patch=None), silent)
     assert (config.size, config.patch) == (None, (96, 96))
+
+
+@pytest.mark.parametrize("pixel", [1e-9, 1e-4])
+def test_a_budget_plans_patches(
+    folder: Path, scene: Drawn, tmp_path: Path, pixel: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if there is time for whole blocks."""
+    write_raster(folder / "masks" / "a.tif", scene.mask)
+    step = StepTime(pixel * 8 * 128 * 160, 1e-4)
+    monkeypatch.setattr("plainunet.training.budget.measure_step", lambda *_: step)
+    calls = count()  # a clock that advances at each call
+    monkeypatch.setattr("time.monotonic", lambda: next(calls) * 2.0)
+    train(folder, tmp_path / "run", small(patch=None, epochs=20, budget=120.0))
+    lines = (tmp_path / "run" / "plan.txt").read_text().splitlines()
+    assert "  patch: 96 x 96 (scenes are read in blocks)" in lines
 
 
 @pytest.mark.slow

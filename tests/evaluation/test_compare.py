@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.evaluation.compare import compare
+from plainunet.evaluation.compare import _differences, compare
 from plainunet.evaluation.evaluate import evaluate
+from plainunet.evaluation.measure import Measurement
+from plainunet.evaluation.metrics import PER_CLASS
+from plainunet.evaluation.statistics import Bootstrap
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.palette import default_colors
@@ -63,6 +66,21 @@ def test_differences_match_both_evaluations(
     low, high = result["scores"]["per_image"]["dice"]["interval"]
     bounds = [each["intervals"]["per_image"]["dice"]["mean_foreground"] for each in (one, two)]
     assert 0 < high - low < sum(upper - lower for lower, upper in bounds)
+
+
+def test_an_image_with_a_score_of_one_model_alone() -> None:
+    """Half of the images are empty; the first model sees specks in them."""
+    found, specks = np.array([[80, 5], [5, 10]]), np.array([[95, 5], [0, 0]])
+    empty = np.array([[100, 0], [0, 0]])
+    measured = [
+        [Measurement(each, each, (10, 10)) for each in [found] * 8 + [last] * 8]
+        for last in (specks, empty)
+    ]
+    entry = _differences(measured, Bootstrap([str(n) for n in range(16)]), dict(PER_CLASS))
+    dice = entry["per_image"]["dice"]
+    low, high = dice["interval"]
+    assert low < dice["difference"] < high
+    assert dice["better"] == 1
 
 
 def test_a_model_compared_with_itself(models: tuple[Path, Path], data: Path) -> None:

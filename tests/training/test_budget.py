@@ -26,7 +26,8 @@ from plainunet.training.budget import (
 )
 from plainunet.training.optim import make_optimizers
 from plainunet.training.run import Run, RunFolder
-from plainunet.training.train import train
+from plainunet.training.state import read_state
+from plainunet.training.train import resume, train
 
 from .conftest import rows_of
 
@@ -116,7 +117,7 @@ def test_time_of_the_final_evaluation(small_data: Path) -> None:
     predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
     one = measure_end(predictor, dataset)
     # each image is predicted twice, drawn, embedded in the report and reduced; 2 s for the rest
-    assert one == pytest.approx(5 * 8 + 2.0)
+    assert one == pytest.approx((8, 5 * 8 + 2.0))
     assert one < measure_end(predictor, dataset.subset([*range(8)] * 50))
 
 
@@ -167,14 +168,14 @@ def test_too_short_a_budget_is_refused(small_data: Path) -> None:
 def test_a_budget_without_time_for_training_is_refused(
     small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "measure_end", lambda *_: 30.0)
     monkeypatch.setattr(budget.time, "monotonic", lambda: 1000.0)
     dataset = SegmentationDataset.open(small_data).split(TrainConfig())
-    predictor = Predictor(UNet(base_channels=2, depth=2), device="cpu")
     run = Run(RunFolder(small_data), TrainConfig(budget=600), dataset, begun=990)
-    assert find_end(run, predictor) == 990 + 600 - 30
+    assert find_end(run, 30.0, is_new=True) == 990 + 600 - 30
+    late = dataclasses.replace(run, begun=1000 - 560)
     with pytest.raises(ValueError, match=r"--budget 600 s .* 560 s.* 656 s"):
-        find_end(dataclasses.replace(run, begun=1000 - 560), predictor)
+        find_end(late, 30.0, is_new=True)
+    assert find_end(late, 30.0, is_new=False) == 440 + 600 - 30
 
 
 def test_a_run_with_a_budget(
@@ -191,3 +192,27 @@ def test_a_run_with_a_budget(
     plan = (tmp_path / "run" / "plan.txt").read_text()
     assert "base channels: 4 (as given)" in plan
     assert (tmp_path / "run" / "curves.png").is_file()
+
+    def at_the_end(folder: RunFolder) -> dict[str, Any]:
+        saved = read_state(folder)
+        saved["counters"]["seconds"] = 119.9
+        return saved
+
+    monkeypatch.setattr("plainunet.training.train.read_state", at_the_end)
+    steps = rows_of(tmp_path / "run")[-1]["step"]
+    assert resume(tmp_path / "run").dice == result.dice
+    (tmp_path / "run" / "best.safetensors").unlink()  # as if it had not been validated at full size
+    assert resume(tmp_path / "run").dice is not None
+    assert rows_of(tmp_path / "run")[-1]["step"] == steps
+
+
+def test_valid_convolutions_are_timed() -> None:
+    """The images timed are smaller than the network takes without padding."""
+    config = TrainConfig(valid=True, base_channels=2, batch_size=1, device="cpu")
+    assert measure_step(3, 2, config).passes > 0
+
+
+@pytest.mark.usefixtures("fixed_speed")
+def test_settings_given_as_none_are_planned(small_data: Path) -> None:
+    config, _ = fit(small_data, {"budget", "size", "patch"}, size=None, patch=None)
+    assert config.window

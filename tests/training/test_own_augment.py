@@ -283,7 +283,10 @@ def test_a_file_need_not_have_long_names(tmp_path: Path) -> None:
     assert moved[13, 40 - 15, 2] == 255
 
 
-@pytest.mark.parametrize("words", [(), ("--augment", "mine.yaml"), ("--patch", "16", "24")])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--augment", "mine.yaml"), ("--patch", "16", "24"), ("--budget", "10m")],
+)
 def test_the_contact_sheet_shows_images_and_masks(
     words: tuple[str, ...], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

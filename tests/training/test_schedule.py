@@ -73,6 +73,15 @@ def test_validation_takes_a_small_fraction_of_the_time(clock: SimpleNamespace) -
     assert not by_clock.validates(0, 0.0)  # the last epoch is evaluated natively
 
 
+@pytest.mark.parametrize(("seconds", "early"), [(79.0, True), (81.0, False)])
+def test_the_first_validation_is_early_unless_it_is_long(
+    clock: SimpleNamespace, seconds: float, early: bool
+) -> None:
+    by_clock = ClockSchedule(CONFIG, end=1100.0)
+    clock.now = 110.0
+    assert by_clock.validates(0, seconds) == early
+
+
 def test_progress_by_steps_counts_pixels() -> None:
     by_steps = StepSchedule(CONFIG, per_epoch=7)
     # four epochs of a quarter of the pixels, and six of all

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
+from weakref import WeakSet
 
 import numpy as np
 from numpy.lib import format as npy
@@ -28,6 +29,8 @@ from plainunet.system import work_ahead
 
 _ABANDONED = 3600  # seconds without a sample written
 _FORMAT = 2
+_AHEAD = 10**9
+"""Bytes of samples that threads decode at the same time."""
 LIMIT = 8 * 2**30
 """Maximum size of the cache on disk [bytes]."""
 Sample = tuple[NDArray[Any], ...]
@@ -41,6 +44,10 @@ class MixedDepthsError(Exception):
     """Some samples are uint8 and some float32."""
 
 
+_USED: WeakSet["Cache"] = WeakSet()
+"""The entries that this process reads from."""
+
+
 class _NotWrittenError(Exception):
     """A sample could not be written to disk."""
 
@@ -49,8 +56,9 @@ class Cache:
     """An entry, opened when a process first reads from it (so that it can be pickled)."""
 
     def __init__(self, folder: Path) -> None:
-        """Name the entry's folder."""
+        """Name the entry's folder, which this process keeps as long as it uses it."""
         self.folder = folder
+        _USED.add(self)
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -113,9 +121,9 @@ def cached(
     needed = each * pixels // (sizes[0][0] * sizes[0][1]) if sizes else each * count
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        if needed <= LIMIT:
-            _make_room(needed)
-        if needed > min(LIMIT, 0.8 * shutil.disk_usage(cache_folder()).free):
+        if needed > LIMIT or not _make_room(needed):
+            return None
+        if needed > 0.8 * shutil.disk_usage(cache_folder()).free:
             return None
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache_folder()))
     except OSError:  # no cache is slower, but not an error
@@ -156,7 +164,12 @@ def _fill(
                 files[-1].truncate(files[-1].tell() + math.prod(shape) * array.itemsize)
         except OSError as error:
             raise _NotWrittenError from error
-        for done, sample in enumerate(chain([first], work_ahead(load, range(1, count))), 1):
+        # few large samples at a time
+        bytes_each = max(1, sum(array.nbytes for array in first))
+        threads = max(1, min(os.cpu_count() or 1, _AHEAD // bytes_each))
+        for done, sample in enumerate(
+            chain([first], work_ahead(load, range(1, count), threads)), 1
+        ):
             if sample[0].dtype != first[0].dtype:
                 raise MixedDepthsError
             size = sizes[done - 1] if sizes else first[0].shape[:2]
@@ -182,9 +195,13 @@ def _close(file: BinaryIO) -> None:
         file.close()
 
 
-def _make_room(needed: int) -> None:
-    """Remove files of killed processes, and the oldest entries above the limit."""
+def _make_room(needed: int) -> bool:
+    """Remove files of killed processes, and the oldest entries above the limit.
+
+    Returns whether the limit is kept: what this process uses stays.
+    """
     entries, total = [], needed
+    used = {each.folder for each in _USED}
     for folder in cache_folder().iterdir():
         with suppress(OSError):  # another process may be removing or renaming it
             inside = [file.stat() for file in folder.iterdir()]
@@ -199,12 +216,15 @@ def _make_room(needed: int) -> None:
     for _, size, folder in sorted(entries):
         if total <= LIMIT:
             break
+        if folder in used:
+            continue
         total -= size
         gone = Path(tempfile.mkdtemp(prefix=".part-", dir=cache_folder()))
         with suppress(OSError):
             # renamed first: readers find the whole entry or none
             folder.replace(gone / folder.name)
         shutil.rmtree(gone, ignore_errors=True)
+    return total <= LIMIT
 
 
 _ENTRY = re.compile(r"[0-9a-f]{24}|\.part-\w+")
@@ -245,7 +265,10 @@ def _own_files() -> list[Path]:
 
 
 def recall(
-    kind: str, things: Sequence[_Sources], find_out: Callable[..., Any]
+    kind: str,
+    things: Sequence[_Sources],
+    find_out: Callable[..., Any],
+    threads: int | None = None,
 ) -> Iterator[Any | DataError]:
     """Compute facts about files, or read them from the cache; yields errors for unreadable files.
 
@@ -254,6 +277,7 @@ def recall(
         things: The files of each thing.
         find_out: Called with the files of one thing, in several threads; its result must survive
             a round trip through JSON.
+        threads: Number of threads; default: the number of cores.
     """
     with closing(_Store()) as store:
 
@@ -265,7 +289,7 @@ def recall(
             except (ValueError, FileNotFoundError) as error:
                 return None, as_problem(error, *paths)
 
-        for key, found in work_ahead(look_up, things):
+        for key, found in work_ahead(look_up, things, threads):
             if key is not None:
                 store.put(key, found)
             yield found

@@ -301,8 +301,8 @@ class Samples:
         self,
         on_progress: Callable[[int, int], None] | None = None,
         teacher: Teacher | None = None,
-    ) -> None:
-        """Decode all samples once, if there is space for them.
+    ) -> bool:
+        """Decode all samples once, if there is space for them; returns whether there was.
 
         Blocks of scenes are read where they lie; some pixels of each class are remembered instead.
         With a teacher, they are decoded too: it predicts each image or block once, and the shares
@@ -319,7 +319,7 @@ class Samples:
             scenes = {file.file for file in files if isinstance(file, Window)}
             dtypes = {read_image(Window(scene, 0, 0, 1, 1)).dtype for scene in scenes}
             self._as_float = dtypes != {np.dtype(np.uint8)}
-            return
+            return True
         settings, load = self._settings(), self._load
         if teacher:
             settings["teacher"] = [teacher.digest, TEACHER_WEIGHT]
@@ -343,6 +343,7 @@ class Samples:
             )
         # without a cache, images of more than 8 bits may still come
         self._as_float = self._as_float or self._cache is None
+        return self._cache is not None
 
     def _settings(self) -> dict[str, Any]:
         """Everything except files that samples depend on."""

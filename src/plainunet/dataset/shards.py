@@ -273,8 +273,9 @@ class ShardSamples(Samples):
         self._pixels = dataset.class_pixels
         self._as_float = dataset.index.dtypes != ["uint8"]
 
-    def fill_cache(self, on_progress: Any = None, teacher: Any = None) -> None:
-        """Do nothing."""
+    def fill_cache(self, on_progress: Any = None, teacher: Any = None) -> bool:
+        """Do nothing: there is no cache."""
+        return False
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:

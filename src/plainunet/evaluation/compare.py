@@ -252,7 +252,9 @@ def _rank_images(
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """Rank the images by their difference in Dice, largest first; rows and indices."""
     first, second = (nan_mean(dice(each)[:, 1:], axis=1) for each in counts)
-    order = np.argsort(-np.abs(np.nan_to_num(second - first)), kind="stable").tolist()
+    # no foreground in mask and prediction is right, so such an image ranks as one with Dice 1
+    apart = np.nan_to_num(second, nan=1.0) - np.nan_to_num(first, nan=1.0)
+    order = np.argsort(-np.abs(apart), kind="stable").tolist()
     rows = [
         {
             "image": path_of(dataset.pairs[index].image).as_posix(),
@@ -289,7 +291,8 @@ def _differences(
         result["pooled"][name] = _entry(pooled, differences, bootstrap)
         of_each = [scores[name](each) for scores, each in zip(per_image, counts, strict=True)]
         means = [nan_mean(each) for each in of_each]
-        differences = bootstrap.means(of_each[1] - of_each[0])
+        # an image may have a score of one model alone
+        differences = bootstrap.means(of_each[1]) - bootstrap.means(of_each[0])
         result["per_image"][name] = _entry(means, differences, bootstrap)
     for name in chosen.keys() - PER_CLASS.keys():  # of which the lower may be the better
         for entries in result.values():

@@ -223,13 +223,17 @@ def _polygons(labels: NDArray[np.int32], each: Object) -> list[list[Ring]]:
     left, top, width, height = each.box
     own = (labels[top : top + height, left : left + width] == each.number).astype(np.uint8)
     # parts that touch only at a corner are separate polygons
-    count, parts = cv2.connectedComponents(own, connectivity=4)
+    count, parts, boxes, _ = cv2.connectedComponentsWithStats(own, connectivity=4)
     polygons = []
     for part in range(1, count):
+        x, y, across, down = boxes[part, :4].tolist()
+        inside = (parts[y : y + down, x : x + across] == part).astype(np.uint8)
         # at double resolution a contour passes through the quarter pixels along the edge
-        double = np.repeat(np.repeat((parts == part).astype(np.uint8), 2, axis=0), 2, axis=1)
+        double = np.repeat(np.repeat(inside, 2, axis=0), 2, axis=1)
         contours, _ = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        rings = [_ring(np.asarray(contour[:, 0, :], np.int32), left, top) for contour in contours]
+        rings = [
+            _ring(np.asarray(contour[:, 0, :], np.int32), left + x, top + y) for contour in contours
+        ]
         rings.sort(key=_area, reverse=True)  # the outer ring comes first
         polygons.append([_oriented(ring, number == 0) for number, ring in enumerate(rings)])
     return polygons

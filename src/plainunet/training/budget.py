@@ -28,7 +28,7 @@ from plainunet.formats.images import image_shape, read_image
 from plainunet.network.device import autocast, choose_device, choose_precision, to_device
 from plainunet.network.losses import cross_entropy_dice
 from plainunet.network.own import Network, copy_part, make_own_network
-from plainunet.network.unet import UNet
+from plainunet.network.unet import UNet, deep_logits
 from plainunet.parts import Part
 from plainunet.prediction.drawing import Colors, write_comparison, write_mask
 from plainunet.prediction.predictor import Predictor
@@ -55,6 +55,8 @@ _MOST_EPOCHS, _LEAST = 1000, 60.0
 _EVALUATED = 8
 _LEAST_SHARE = 0.25
 """Fraction of a budget that must be left for training when it is planned."""
+_FORWARD = 1 / 3
+"""Time of the forward pass relative to forward and backward."""
 _LITTLE = 0.1
 """Fraction of a budget that must be left for training."""
 _PANELS = 200_000
@@ -92,7 +94,8 @@ def fit_budget(
         ValueError: The budget is too short for training.
     """
     assert config.budget is not None
-    given = {*given, *(_OF_UNETS if own else ())}
+    given = {name for name in given if getattr(config, name) is not None}
+    given |= {*(_OF_UNETS if own else ())}
     start = time.perf_counter()
     pairs, coding, counts = dataset.excerpt(), dataset.coding, dataset.counts()
     stats = take_fingerprint(pairs, dataset.sizes, coding, dataset.shares)
@@ -122,6 +125,11 @@ def fit_budget(
         )
     settings = {name: getattr(config, name) for name in given}
     plan = make_plan(stats, machine, seconds, settings, taken)
+    if "patch" in plan:  # the network sees every pixel of the held-out images at the end
+        pixels = sum(height * width for height, width in dataset.sizes) / len(dataset)
+        scaled = held_out * pixels * plan["factor"][0] ** 2
+        seconds = max(seconds - scaled * machine.pixel * _FORWARD, _LITTLE * config.budget)
+        plan = make_plan(stats, machine, seconds, settings, taken)
     budget = config.budget
     if "budget" not in given and plan["epochs"][0] > _MOST_EPOCHS:
         less = min(seconds, max(_LEAST, seconds * _MOST_EPOCHS / plan["epochs"][0]))
@@ -198,7 +206,7 @@ def measure_machine(
     free, memory = torch.cuda.mem_get_info(device)
     # small images take as long as the start of their kernels: what a pixel takes, large ones show
     widths = (config.base_channels,) if "base_channels" in given else _GPU_WIDTHS
-    side = min(_GPU_SIDE, largest_side(free, batch, max(widths)))
+    side = min(_GPU_SIDE, largest_side(free, batch, max(widths), num_classes))
     large = {base: measure((side, side), base).passes for base in widths}
     first = large[widths[0]]
     pixel = max((first - small.passes) / (batch * side**2 - pixels), 0.5 * first / batch / side**2)
@@ -253,9 +261,8 @@ def measure_step(
     for _ in range(_STEPS):
         start = now()
         with autocast(device, precision):
-            logits = network(image)
-        if config.valid:
-            logits = torch.nn.functional.interpolate(logits, size)
+            # mirrored at the edges for valid convolutions, as in training
+            logits = deep_logits(network, image)[0] if isinstance(network, UNet) else network(image)
         cross_entropy_dice(logits, target, weight).backward()
         between = now()
         for optimizer in optimizers:
@@ -269,13 +276,15 @@ def measure_step(
     return StepTime(min(passes), min(updates))
 
 
-def find_end(run: Run, predictor: Predictor) -> float:
-    """When training must end [s, `time.monotonic`] to leave time for the evaluation."""
+def find_end(run: Run, evaluation: float, *, is_new: bool) -> float:
+    """When training must end [s, `time.monotonic`] to leave time for the evaluation [s].
+
+    A resumed run has the time that is left, or is over.
+    """
     budget = run.config.budget
     assert budget is not None
-    evaluation = measure_end(predictor, run.dataset.part("val"))
     spent = time.monotonic() - run.begun
-    if budget - spent - evaluation < _LITTLE * budget:
+    if is_new and budget - spent - evaluation < _LITTLE * budget:
         raise Error(
             f"--budget {budget:.0f} s is too short: starting took {spent:.0f} s, and the final "
             f"evaluation takes about {evaluation:.0f} s. Set at least "
@@ -284,11 +293,20 @@ def find_end(run: Run, predictor: Predictor) -> float:
     return run.begun + budget - evaluation
 
 
-def measure_end(
-    predictor: Predictor,
-    dataset: SegmentationDataset,
-) -> float:
-    """Estimate the seconds for the end of a run: evaluation, saved images, the report."""
+class EndTime(NamedTuple):
+    """Estimated seconds of the end of a run.
+
+    Attributes:
+        prediction: Of all held-out images, once.
+        total: Evaluation, saved images and the report.
+    """
+
+    prediction: float
+    total: float
+
+
+def measure_end(predictor: Predictor, dataset: SegmentationDataset) -> EndTime:
+    """Estimate the seconds for the end of a run from some images of its validation split."""
     # the first image pays for page faults and has no prefetch, so it is not timed
     count = len(dataset)
     chosen = dataset.subset([0, *range(0, count, -(-count // _EVALUATED))])
@@ -311,8 +329,8 @@ def measure_end(
         mean * min(most, count) for most in (SAVED_IMAGES, WORST + MEDIAN, CEILING)
     )
     again = mean * min(SAVED_IMAGES + WORST + MEDIAN, count)  # some are both saved and shown
-    evaluation = (mean * count + again) * each
-    return evaluation + saved * drawing + shown * packing + reduced * reducing + _LAST
+    drawn = saved * drawing + shown * packing + reduced * reducing
+    return EndTime(mean * count * each, (mean * count + again) * each + drawn + _LAST)
 
 
 def _save(predicted: PredictedImage, colors: Colors, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Choose settings from the dataset, the machine and the time budget, each with a reason."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.dataset.cache import recall
-from plainunet.dataset.coding import Coding, read_pair
+from plainunet.dataset.coding import Coding, Instances, read_pair
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, patches_each, reduce_size
@@ -24,10 +25,13 @@ from plainunet.formats.images import to_unit
 from plainunet.formats.problems import DataError, command
 from plainunet.page import plural
 from plainunet.parts import is_own
+from plainunet.prediction.tiling import WHOLE
 from plainunet.reporter import Reporter
 from plainunet.training.schedule import scaled_size
 
 _MOST, _FEWEST_MASKS, _PIXELS = 32, 12, 30_000_000
+_AT_ONCE, _SAMPLED = 200_000_000, 1_000_000
+"""Pixels of images that are measured at the same time; of each, for its brightness."""
 _SPECK = 4  # pixels: smaller regions are not objects
 _GRID = 8  # cells along each side, in which the upper and the lower half are compared
 _FEWEST = 8  # images
@@ -89,19 +93,21 @@ def take_fingerprint(
     trained = [(pair.image, pair.mask) for pair in pairs if pair.part == "train"]
     largest = max(height * width for height, width in sizes)
     most = min(_MOST, max(_FEWEST_MASKS, _PIXELS // largest))
+    threads = max(1, min(os.cpu_count() or 1, _AT_ONCE // largest))
     sampled = trained[:: -(-len(trained) // most)]
 
     def measure(image: Path, mask: Path) -> Any:
         pixels, ids = read_pair(image, mask, coding)
         number = coding.num_classes
         cells = area_shares(ids, number, (_GRID, _GRID)).astype(np.int64)
-        of_mask = measure_ceiling(ids, number), _diameters(ids, number)
-        values = to_unit(pixels)
+        of_mask = measure_ceiling(ids, number), _diameters(_find_areas(mask, ids, coding))
+        step = max(1, math.isqrt(ids.size // _SAMPLED))
+        values = to_unit(pixels[::step, ::step])
         brightness = float(values.mean()), float(values.std())
         return [*of_mask, _spread(cells), _lean(cells), brightness]
 
     rows = []
-    for found in recall(f"fingerprint 8 {coding}", sampled, measure):
+    for found in recall(f"fingerprint 9 {coding}", sampled, measure, threads):
         if isinstance(found, DataError):
             raise found
         rows.append(found)
@@ -125,15 +131,22 @@ def take_fingerprint(
     )
 
 
-def _diameters(ids: NDArray[np.uint8], num_classes: int) -> list[float] | None:
-    """Equivalent diameters of the smaller and the typical objects."""
-    areas: list[NDArray[Any]] = []
-    for class_id in range(1, num_classes):
+def _find_areas(mask: Path, ids: NDArray[np.uint8], coding: Coding) -> NDArray[np.int64]:
+    """Pixels of each object: as numbered, so that touching ones are apart, else as components."""
+    if isinstance(coding, Instances):
+        numbers = coding.read_stored(mask)
+        return np.bincount(numbers[ids == 1], minlength=1)
+    areas = []
+    for class_id in range(1, coding.num_classes):
         inside = (ids == class_id).view(np.uint8)
         _, _, statistics, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
-        areas.append(statistics[1:, cv2.CC_STAT_AREA])
-    found = np.sort(np.concatenate(areas))
-    found = found[found >= _SPECK]
+        areas.append(statistics[1:, cv2.CC_STAT_AREA].astype(np.int64))
+    return np.concatenate(areas)
+
+
+def _diameters(areas: NDArray[np.int64]) -> list[float] | None:
+    """Equivalent diameters of the smaller and the typical objects."""
+    found = np.sort(areas[areas >= _SPECK])
     if not len(found):
         return None
     summed = np.cumsum(found)
@@ -271,8 +284,12 @@ def choose_window(
     # steps of a quarter octave, so that similar plans share cache entries
     factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
     side = math.sqrt(_time_of_pixels(stats, machine, seconds, given) / machine.pixel)
-    side = min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH, factor * native)
-    patch = max(least, 32 * round(side / 32))
+    side = 32 * round(min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH) / 32)
+    # of narrow images, not wider than these
+    height, width = (
+        max(least, min(side, 32 * int(factor * length / 32)))
+        for length in np.median(np.array(stats.sizes), axis=0)
+    )
     reason = (
         f"whole images would have to be downscaled to about {whole:.0f} x {whole:.0f} to fit "
         f"enough of them into {seconds:.0f} s, which loses too much detail; every class appears in "
@@ -286,7 +303,7 @@ def choose_window(
     if stats.typical:
         scale += f"; typical objects are {factor * stats.typical:.0f} pixels across"
     return {
-        "patch": ((patch, patch), reason),
+        "patch": ((height, width), reason),
         "factor": (round(factor, 4), scale),
         "base_channels": (_USUAL, "the usual width"),
     }
@@ -342,9 +359,14 @@ def _passes(seconds: float, pixel: float, classes: int) -> float:
     return _PASSES * more * harder
 
 
-def largest_side(memory: float, batch: int, base: int) -> int:
+def _bytes_per_pixel(base: int, classes: int) -> float:
+    """Memory that an input pixel takes in a training step."""
+    return _ACTIVATIONS * base / 16 + _OF_CLASS * classes
+
+
+def largest_side(memory: float, batch: int, base: int, classes: int) -> int:
     """Side of the largest square images whose activations fit in memory [pixels]."""
-    side = math.sqrt(_ROOM * memory / (batch * _ACTIVATIONS * base / 16))
+    side = math.sqrt(_ROOM * memory / (batch * _bytes_per_pixel(base, classes)))
     return max(32, 32 * int(side / 32))
 
 
@@ -423,6 +445,8 @@ _VARIED = 1.5
 _ACTIVATIONS = 1320.0
 """Bytes of activations that an input pixel keeps for the backward pass at 16 base channels
 (`plainunet model`); proportional to the width."""
+_OF_CLASS = 40.0
+"""Bytes that logits, targets and the loss take for each class of a pixel."""
 OPTIMIZER = "muon"
 RATES = {"muon": 6e-3, "adamw": 2e-3, "adam": 2e-3, "sgd": 5e-2, "rmsprop": 1e-3}
 """Learning rate of each optimizer, for a batch of 8."""
@@ -474,7 +498,8 @@ def make_plan(
     base = decide("base_channels", *window["base_channels"])
     width = 1.0 if "base_channels" in given else machine.widths[base]
     pixels = side[0] * side[1] * machine.pixel * width
-    room, one = _ROOM * machine.memory, side[0] * side[1] * _ACTIVATIONS * base / 16
+    room = _ROOM * machine.memory
+    one = side[0] * side[1] * _bytes_per_pixel(base, len(stats.shares))
 
     def passes_with(batch: int) -> float:
         return count_passes(seconds, machine.step / batch, pixels, growth)
@@ -482,14 +507,17 @@ def make_plan(
     most = min(_MAX_BATCH, stats.trained, room / one) if machine.large_batches else _BATCH
     batch = decide("batch_size", *_choose_batch(passes_with, machine.step / pixels, most))
     needed = batch * one
-    micro_batches = min(batch, 2 ** max(0, math.ceil(math.log2(needed / room))))
-    memory = f"{needed / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB"
+    micro_batches = min(batch, 2 ** math.ceil(math.log2(max(1.0, needed / room))))
+    memory = f"{needed / 2**30:.1f} GiB"
+    if math.isfinite(machine.memory):  # on Windows it is not known
+        memory = f"{needed / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB"
     decide(
         "gradient_accumulation",
         micro_batches,
         f"the activations of a full batch need about {memory}",
     )
-    decide("normalisation", *_choose_normalisation(stats))
+    scale = plan["factor"][0] if "patch" in plan else 0.0
+    decide("normalisation", *_choose_normalisation(stats, scale, base))
     optimizer = decide("optimizer", OPTIMIZER, "fastest convergence in our benchmarks")
     larger = 1.0 if "batch_size" in given else batch / _BATCH
     rate, why = _choose_rate(optimizer, larger)
@@ -512,11 +540,11 @@ def make_plan(
 
 
 def _choose_depth(stats: Fingerprint) -> tuple[int, str]:
-    least = min(min(size) for size in stats.sizes)
+    least = min(np.median(np.array(stats.sizes), axis=0))
     depth = min(4, max(1, int(math.log2(max(4, least))) - 2))
     if depth == 4:
         return depth, "as in the paper"
-    return depth, f"the shortest image side is {least} pixels"
+    return depth, f"the shorter side of the median image is {least:.0f} pixels"
 
 
 def _choose_batch(
@@ -547,8 +575,12 @@ def _choose_rate(optimizer: str, larger: float) -> tuple[float, str]:
     return rate, f"default for {optimizer}, scaled with {scaled}"
 
 
-def _choose_normalisation(stats: Fingerprint) -> tuple[str, str]:
+def _choose_normalisation(stats: Fingerprint, factor: float, base: int) -> tuple[str, str]:
+    """The normalisation; `factor` of patches, or 0."""
     reason = f"image means vary by {stats.variation:.1f} of the standard deviation within images"
+    largest = factor**2 * max(height * width for height, width in stats.sizes)
+    if stats.variation > _VARIED and largest * base > WHOLE:
+        return "batch", f"{reason}, but the largest image must be predicted in tiles"
     if stats.variation > _VARIED:
         return "group", f"{reason}: each image is normalised separately"
     return "batch", reason
@@ -612,7 +644,7 @@ def recommend(result: Diagnosis) -> Plan:
     return {
         "size": (size, dice if stats.ceilings else "small images, at their own size"),
         "augment": _choose_augment(stats),
-        "normalisation": _choose_normalisation(stats),
+        "normalisation": _choose_normalisation(stats, 0.0, _USUAL),
         "class_weights": _choose_weights(stats, TrainConfig().loss),
     }
 

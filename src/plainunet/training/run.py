@@ -115,6 +115,9 @@ class Run:
     """Start of the run on the clock of `time.monotonic` [s]."""
     end: float | None = None
     """When training must end, on the clock of `processes` [s], if there is a budget."""
+    predicting: float = 0.0
+    """With a budget, the estimated time that the final prediction of the held-out images takes
+    [s]."""
     stop: Stop = field(default_factory=Stop)
     where: str = "before training"
     """Progress of the run, for the message of an interrupt."""

@@ -175,7 +175,9 @@ class ClockSchedule:
         """As of `Schedule`."""
         passed = self._clock() - self._begun
         rest = self._seconds - passed
-        if seconds >= rest or self._validated + seconds > _VALIDATION * passed:
+        # the first one early: it shows whether the run learns anything
+        whole = passed if self._validated else self._seconds
+        if seconds >= rest or self._validated + seconds > _VALIDATION * whole:
             return False
         self._validated += seconds
         return True

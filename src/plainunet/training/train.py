@@ -39,7 +39,7 @@ from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Forwarding, Reporter, or_default, silent
 from plainunet.settings import AUGMENT_FILE, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
-from plainunet.training.budget import find_end, fit_budget
+from plainunet.training.budget import find_end, fit_budget, measure_end
 from plainunet.training.distributed import Processes, job, join_processes
 from plainunet.training.plan import BUDGET, RATES, check_window, fill_in, with_checkpoint
 from plainunet.training.run import Run, RunFolder, asked_to_stop
@@ -206,7 +206,11 @@ def _train(run: Run, plan: Sequence[str] = (), saved: dict[str, Any] | None = No
     card = _describe_model(run)
     if config.budget is not None:
         predictor = Predictor(network, card, device=config.device, precision=config.precision)
-        run.end = run.processes.first_decides(lambda: find_end(run, predictor))
+        run.predicting, total = run.processes.first_decides(
+            lambda: measure_end(predictor, run.dataset.part("val"))
+        )
+        is_new = saved is None
+        run.end = run.processes.first_decides(lambda: find_end(run, total, is_new=is_new))
     run.reporter.note(f"validation previews: {run.folder.validation}")
     with (
         track(run, known=saved is not None),
@@ -272,7 +276,10 @@ def _plan(
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
         reporter.note(f"note: {flags}: no effect with --network")
     dataset = SegmentationDataset.open(data, config, _DataNotes(reporter))
+    is_free = config.patch is None
     dataset, config = fill_in(dataset, config, reporter)
+    if is_free and config.patch:
+        given, taken = given | {"patch"}, {**taken, "patch": "scenes are read in blocks"}
     _mention_copies(dataset, reporter)
     teacher = TrainedTeacher.load(config, dataset, own)
     if teacher:

@@ -104,6 +104,8 @@ class Trainer:
         is_over = self._schedule.is_over(state.epoch)
         if is_over:
             run.reporter.note("training is already complete; evaluating the result again")
+            if not run.folder.best.exists():  # stopped before it was validated at full size
+                self._save_best(state.average.network if state.average else state.network)
         while not is_over:
             if run.config.patience and state.waited >= run.config.patience:
                 waited = plural(state.waited, "epoch")
@@ -206,7 +208,9 @@ class Trainer:
     def _validate(self, size: tuple[int, int]) -> dict[str, Any] | None:
         """Validate the weights if the schedule asks for it, and save the best ones."""
         run, state, samples = self._run, self.state, self._samples["val"]
-        if not self._schedule.validates(state.epoch, self._validating):
+        # until it was timed: as the final prediction, which is at full size
+        part = math.prod(size) / math.prod(run.config.window)
+        if not self._schedule.validates(state.epoch, self._validating or run.predicting * part):
             return None
         begun = run.processes.clock()
         if self._save.is_due(self._validating or math.inf):

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from plainunet.config import TrainConfig, is_augment_file
 from plainunet.dataset.augment import load_augment
+from plainunet.dataset.cache import LIMIT
 from plainunet.dataset.coding import Colors
 from plainunet.dataset.dataset import SegmentationDataset, Shape
 from plainunet.dataset.samples import Samples, TrainingSet
 from plainunet.dataset.shards import ShardedDataset, ShardSamples
 from plainunet.errors import Error
 from plainunet.formats.colors import IGNORED
+from plainunet.formats.sources import cache_folder
 from plainunet.palette import default_colors
 from plainunet.parts import OwnParts
 from plainunet.prediction.drawing import as_rgb, draw_overlay, write_rgb
@@ -46,8 +48,14 @@ def load_samples(run: Run) -> dict[str, Samples]:
                 continue
             teaches = teacher if part == "train" else None
             reporter.stage("teacher predictions" if teaches else "reading images", len(each))
-            each.fill_cache(lambda done, total: reporter.advance(done), teaches)
+            is_ready = each.fill_cache(lambda done, total: reporter.advance(done), teaches)
             reporter.advance(len(each))  # cached images are not reported
+            if not is_ready:
+                reporter.note(
+                    f"note: the {part} images do not fit into the cache {cache_folder()} (at most "
+                    f"{LIMIT / 2**30:.0f} GiB, or the free disk space): each is decoded whenever "
+                    "it is used, which is slower. A smaller --size or --factor needs less."
+                )
         if teacher:
             teacher.report_warnings(reporter)
 
@@ -158,7 +166,8 @@ def draw_sheet(
         ValueError: The data cannot be read, or the augmentation does not do what it should.
     """
     parts = OwnParts.of(augment=augment)
-    config = with_dataset(config or TrainConfig(), Path(data)).model_copy(update=parts.names())
+    config = with_dataset(config or TrainConfig(), Path(data))
+    config = config.model_copy(update={**parts.names(), "budget": None})  # which would set the size
     parts = read_augment(config, parts)
     parts.require(TrainConfig(augment=config.augment), "the settings")
     dataset = SegmentationDataset.open(data, config, reporter)
