@@ -120,6 +120,13 @@ def test_pillow_images_are_read_as_their_files(mode: str, tmp_path: Path) -> Non
         assert np.array_equal(predictor.probabilities(opened), expected)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_integers_of_64_bits_are_refused(trained: Trained, dtype: str) -> None:
+    predictor = Predictor.load(trained.run, device="cpu")
+    with pytest.raises(ValueError, match=r"astype\(np.uint8\)"):
+        predictor.predict(np.zeros((32, 32, 3), dtype))
+
+
 def test_an_image_of_pillow_is_turned_upright(trained: Trained, tmp_path: Path) -> None:
     predictor = Predictor.load(trained.run, **CPU)
     image = Image.open(trained.data / "images" / "0.png")

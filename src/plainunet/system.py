@@ -118,7 +118,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     words = (
         *("can't allocate memory", "cannot allocate memory", "not enough memory"),
-        *("out of memory", "insufficient memory", "bad_alloc"),
+        *("out of memory", "insufficient memory", "bad_alloc", "failed to allocate memory"),
         *("could not create a primitive", "could not execute a primitive"),  # oneDNN
     )
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)

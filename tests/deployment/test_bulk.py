@@ -111,6 +111,16 @@ def test_shards_together_write_what_one_process_writes(
     assert not result.errors.exists()
 
 
+def test_more_shards_than_inputs(model: Path, images: Path, tmp_path: Path) -> None:
+    """As of an array of jobs with a fixed size."""
+    results = [
+        predict(model, tmp_path / "out", [images], shard=f"{number}/9")[0]
+        for number in range(1, 10)
+    ]
+    assert sum(result.written for result in results) == 7
+    assert [result.exit_code for result in results] == [0] * 9
+
+
 def test_shards_of_a_listing_are_its_parts_in_turns() -> None:
     names = [f"{n}" for n in range(10)]
     whole = Listing(names, names, total=10, size=3)
@@ -315,6 +325,18 @@ def test_rows_hold_what_the_masks_hold(
         predict(model, out, [images], as_rows=True, batch_size=4)
     result, _ = predict(model, out, [images], as_rows=True, batch_size=4, overwrite=True)
     assert pyarrow.parquet.read_table(out / "rows").num_rows == result.written == 8
+
+    # another model, which was stopped after the first part
+    other = tmp_path / "other.safetensors"
+    network = make_network(CLASSES, seed=1, base_channels=2)
+    save_checkpoint(other, network, make_card(CLASSES, size=(32, 32)))
+    first = min((out / "rows").iterdir())
+    kept = {path: path.read_bytes() for path in (out / "rows").iterdir() if path != first}
+    predict(other, out, [images], as_rows=True, batch_size=4, overwrite=True)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    result, _ = predict(other, out, [images], as_rows=True, batch_size=4)
+    assert (result.skipped, result.written) == (4, 4)
 
 
 @pytest.mark.arrow

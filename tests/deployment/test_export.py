@@ -17,10 +17,11 @@ from plainunet.deployment import agreement
 from plainunet.deployment import export as exporting
 from plainunet.deployment.agreement import Agreement, Limit, agree, open_whole
 from plainunet.deployment.contents import read_contents
-from plainunet.deployment.examples import Example, crop, find_examples
+from plainunet.deployment.examples import Example, crop, find_calibration, find_examples
 from plainunet.deployment.export import choose_dtype, export
 from plainunet.deployment.onnx_model import build_openvino
 from plainunet.network.card import Card, CheckpointError
+from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Collected, silent
@@ -260,6 +261,28 @@ def test_an_exported_file_is_evaluated_as_its_checkpoint(
         dice.append(json.loads(files[0].read_text())["pooled"]["dice"]["mean_foreground"])
     assert dice[0] == pytest.approx(dice[1], abs=1e-3)
     assert command(monkeypatch, "compare", checkpoint, model, small_data, "--split", "all") == 0
+
+
+def test_other_settings_have_no_scores(make_checkpoint: Make, photos: Any, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(scores={"dice": 0.5})
+    for name, threshold in (("same", None), ("other", 0.2)):
+        options = ExportOptions(to="onnx", images=photos, threshold=threshold)
+        export(checkpoint, tmp_path / f"{name}.onnx", options)
+    same, other = (
+        Predictor.load(tmp_path / f"{name}.onnx").card.scores for name in ("same", "other")
+    )
+    assert (same, other) == ({"dice": 0.5}, {})
+
+
+def test_calibration_takes_any_folder(
+    make_checkpoint: Make, small_data: Path, tmp_path: Path
+) -> None:
+    """Also if the run has a split, which the folder has not."""
+    checkpoint = make_checkpoint()
+    (checkpoint.parent / "split.csv").write_text("image,mask,split\n")
+    options = ExportOptions(to="onnx", precision="int8", data=small_data)
+    card = load_checkpoint(checkpoint)[1]
+    assert len(find_calibration(checkpoint, card, 3, options, silent)) == 8
 
 
 @pytest.mark.slow

@@ -470,6 +470,15 @@ def test_too_many_bytes(strict: Server) -> None:
         assert answer.status_code == 413
 
 
+def test_a_page_that_is_deeper_than_the_first(strict: Server) -> None:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as tiff:
+        tiff.write(np.zeros((1000, 1000), np.uint8), compression="zlib")
+        tiff.write(np.zeros((1000, 1000, 16)), compression="zlib", photometric="minisblack")
+    answer = strict.predict(file.getvalue(), page=1)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too-many-pixels")
+
+
 def test_too_many_pixels(strict: Server) -> None:
     answer = strict.post("/v1/predict", content=as_png(draw(2000, 2600)), **KNOWN)
     assert (answer.status_code, answer.json()["code"]) == (413, "too-many-pixels")

@@ -177,11 +177,12 @@ def write(
     probabilities: NDArray[np.float32] | None = None,
     suffix: str = ".png",
     geo: Georeference | None = None,
+    key: str = "",
 ) -> set[str]:
     outputs = Outputs(out, saves, model or card())
     quantised = {} if probabilities is None else outputs.quantise(probabilities)
     path = out / "deep" / f"a{suffix}"
-    outputs.finish([outputs.write(path, "a.jpg", IMAGE, mask, quantised, geo)])
+    outputs.finish([outputs.write(path, "a.jpg", IMAGE, mask, quantised, geo, key)])
     files = {file for file in out.rglob("*") if file.is_file()}
     assert set(outputs.files(path)) <= files
     return {file.relative_to(out).as_posix() for file in files}
@@ -211,6 +212,24 @@ def test_each_output_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert len(drawn["features"]) == find_objects(MASK)[0].max()
     with (tmp_path / "areas.csv").open(newline="") as file:
         assert sum(int(row["pixels"]) for row in csv.DictReader(file)) == MASK.size
+
+
+def test_outputs_of_another_mask_do_not_stay(tmp_path: Path) -> None:
+    write(tmp_path, "overlay", "contours", key="model 10 abc")
+    (tmp_path / "contours" / "deep" / "b.geojson").touch()
+    assert "overlay/deep/a.jpg" in write(tmp_path, key="model 10 abc")
+    assert write(tmp_path, "contours", key="other 10 abc") == {
+        *("deep/a.png", "contours/deep/a.geojson", "contours/deep/b.geojson")
+    }
+    # the image has become a GeoTIFF
+    assert write(tmp_path, suffix=".tif", key="other 11 def") == {
+        *("deep/a.tif", "contours/deep/b.geojson")
+    }
+    (tmp_path / "overlay" / "deep" / "c.jpg").touch()
+    made_by_hand = tmp_path / "deep" / "c.png"
+    Image.new("L", (8, 8)).save(made_by_hand)
+    Outputs(tmp_path, (), card()).remove_stale(made_by_hand, "other 10 abc")
+    assert (tmp_path / "overlay" / "deep" / "c.jpg").exists()
 
 
 def test_an_overlay_shows_image_and_mask(tmp_path: Path) -> None:

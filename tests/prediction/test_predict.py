@@ -21,7 +21,7 @@ from plainunet.formats.sources import Page, parse_image
 from plainunet.formats.windows import open_windows
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import save_checkpoint
-from plainunet.prediction.geo import read_geo
+from plainunet.prediction.geo import find_geo
 from plainunet.prediction.predict import (
     Inputs,
     Predictions,
@@ -570,8 +570,8 @@ def test_coordinates_of_a_large_geotiff_are_kept(tmp_path: Path) -> None:
     ]
     path, mask = draw_large(tmp_path / "a.tif", extratags=tags), tmp_path / "m.tif"
     with open_windows(path, most=0) as image:
-        counts = predict_large(tiled_predictor(), image, mask, "")
-        place = read_geo(image.page)
+        counts = predict_large(tiled_predictor(), image, mask, "", geo=find_geo(path))
+    place = find_geo(path)
     assert counts.tolist() == np.bincount(read_mask(mask).ravel(), minlength=3).tolist()
     assert count_large(mask, 3).tolist() == counts.tolist()
     assert place is not None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.video import CutOffError, predict_video, video_paths
 
+from ..models import as_predictor, make_card, make_network
 from .conftest import COLORS, Recorder, film, noise
 
 
@@ -49,6 +50,15 @@ def test_each_frame_has_its_mask(tmp_path: Path, predictor: Predictor, recorder:
         assert np.array_equal(mask, np.array(COLORS, np.uint8)[predictor.predict(image)])
     assert overlays[0].shape == images[0].shape
     assert recorder.progress == [("frames of film.mkv", done, 7) for done in range(1, 8)]
+
+
+def test_grey_models_see_grey_frames(tmp_path: Path) -> None:
+    grey = as_predictor(make_network(2, channels=1), make_card(2))
+    film(tmp_path / "film.mkv", square(2), 5)
+    path, _ = predict_video(grey, tmp_path / "film.mkv", tmp_path / "out")
+    frame = cv2.cvtColor(frames(tmp_path / "film.mkv")[0][0], cv2.COLOR_RGB2GRAY)[..., None]
+    colors = np.array(grey.card.colors, np.uint8)
+    assert np.array_equal(frames(path)[0][0], colors[grey.predict(frame)])
 
 
 def test_an_unreadable_video_leaves_no_files(tmp_path: Path, predictor: Predictor) -> None:

@@ -266,7 +266,7 @@ class PredictionQueue:
                 model.predictor.warn_of(image)
         try:
             masks = model.predictor.masks(images)
-        except (ValueError, RuntimeError, MemoryError):
+        except Exception:  # of any library that runs the network; this thread must go on
             return None
         self._observer.batch(sum(mask.size for mask in masks))
         return [Predicted(mask, None, model) for mask in masks]

@@ -220,7 +220,7 @@ class Worker:
         """
         file = self._job.out / FOLDER / f"{part.name}.parquet"
         keeps = self._job.as_rows and not self._job.overwrite
-        if keeps and (count := count_rows(file)) is not None:
+        if keeps and (count := count_rows(file, self._digest)) is not None:
             return Done(len(part.ids), skipped=count)
         with TemporaryDirectory(prefix="plainunet-") as name:
             opened, collected = _Opened(), Collected()
@@ -236,7 +236,7 @@ class Worker:
                 messages = {name: message for name, (_, message) in opened.errors.items()}
                 inputs = {name: path for name, (path, _) in opened.errors.items()}
                 inputs |= {each.id: each.path for each in opened.items}
-                write_rows(file, inputs, entries, messages, self.predictor.card)
+                write_rows(file, inputs, entries, messages, self.predictor.card, self._digest)
             errors = [(name, *rest) for name, rest in opened.errors.items()]
             notes = [_with_paths(text, shown) for text in collected.notes]
         written, skipped = len(batch.result.written), len(batch.result.skipped)
@@ -316,10 +316,14 @@ class BulkResult(NamedTuple):
     """CSV file with the columns id, path and error; it exists if there are any."""
     first: Sequence[str]
     """The first error messages."""
+    is_empty: bool = False
+    """Whether there are fewer inputs than shards, and none for this one."""
 
     @property
     def exit_code(self) -> int:
         """0, 1 if some inputs failed, 2 if there is no result at all."""
+        if self.is_empty:
+            return 0
         return 2 if not self.written + self.skipped else 1 if self.failed else 0
 
     def summary(self, job: BulkJob) -> str:
@@ -379,6 +383,8 @@ def predict_bulk(
     listing = list_inputs(names, options.manifest, job.out, shard, options.batch_size)
     suffix = "" if options.shard is None else f"-{shard[0]}-of-{shard[1]}"
     path = job.out / f"errors{suffix}.csv"
+    if not listing.total:
+        return BulkResult(0, 0, 0, path, (), is_empty=True)
     written = skipped = failed = 0
     first: list[str] = []
     reporter = EachOnce(reporter)

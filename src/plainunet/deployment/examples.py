@@ -85,7 +85,13 @@ def find_calibration(
             "not where they were. Pass their folder with --data, or some with --images."
         )
     split = "train" if RunFolder(checkpoint.parent).split.is_file() else None
-    dataset, _ = open_dataset(card, checkpoint, folder, split, None, reporter)
+    try:
+        dataset, _ = open_dataset(card, checkpoint, folder, split, None, reporter)
+    except Error:
+        if split is None or not options.data:
+            raise
+        # not the folder of the training, and without splits
+        dataset, _ = open_dataset(card, checkpoint, folder, None, None, reporter)
     spread = range(0, len(dataset), -(-len(dataset) // CALIBRATING))
     return [match_channels(dataset[number][0], channels) for number in spread]
 

@@ -257,7 +257,9 @@ def _card_for_export(
             f"--threshold needs a model with two classes; {checkpoint} has "
             f"{len(card.class_names)} and chooses the most probable class."
         )
-    card = dataclasses.replace(card, **instead)
+    changed = dataclasses.replace(card, **instead)
+    if changed != card:  # the scores are those of the checkpoint's settings
+        card = dataclasses.replace(changed, scores={})
     if card.tta != "none":
         raise Error(
             f"{checkpoint}: uses test-time augmentation ({card.tta}), which an exported file "

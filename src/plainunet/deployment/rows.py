@@ -71,6 +71,7 @@ def write_rows(
     entries: Mapping[str, Entries],
     errors: Mapping[str, str],
     card: Card,
+    digest: str,
 ) -> None:
     """Write a Parquet file with a row for each input, failed ones included.
 
@@ -80,6 +81,7 @@ def write_rows(
         entries: By id, as by `RowOutputs`.
         errors: Messages by id.
         card: The model's, for the names of classes in the metadata.
+        digest: The model's, for `count_rows`.
     """
     pyarrow, parquet = need("pyarrow"), need("pyarrow.parquet")
     schema = pyarrow.schema(
@@ -93,7 +95,7 @@ def write_rows(
             ("score", pyarrow.float32()),
             ("error", pyarrow.string()),
         ],
-        metadata={"classes": "\n".join(card.class_names)},
+        metadata={"classes": "\n".join(card.class_names), "model": digest},
     )
     rows = [
         {"id": name, "path": source, "error": errors.get(name)}
@@ -104,11 +106,17 @@ def write_rows(
         parquet.write_table(pyarrow.Table.from_pylist(rows, schema), part, compression="zstd")
 
 
-def count_rows(path: Path) -> int | None:
-    """Number of rows of a Parquet file; None if it is missing, damaged, or has errors in it."""
+def count_rows(path: Path, digest: str) -> int | None:
+    """Number of rows of a Parquet file.
+
+    None if it is missing, damaged, of a model with another digest, or has errors in it.
+    """
     pyarrow, parquet = need("pyarrow"), need("pyarrow.parquet")
     try:
-        errors = parquet.read_table(path, columns=["error"]).column("error")
+        table = parquet.read_table(path, columns=["error"])
     except (OSError, pyarrow.ArrowException):
         return None
+    if (table.schema.metadata or {}).get(b"model") != digest.encode():
+        return None
+    errors = table.column("error")
     return len(errors) if errors.null_count == len(errors) else None

@@ -172,13 +172,15 @@ class Service:
 
     async def warm_up(self) -> None:
         """Predict images of the size that the model was trained on, and report readiness."""
+        model = self.model
         try:
             async with self.request_folder() as folder:
                 for number in range(_ROUNDS):
-                    await warm_up(self, self.model.predictor, folder / str(number))
+                    await warm_up(self, model.predictor, folder / str(number))
             self.why_not = ""
         except (RefusedError, ValueError, RuntimeError) as error:
-            self.why_not = f"The model failed on an image of its own size: {error}"
+            if self.model is model:  # not replaced meanwhile
+                self.why_not = f"The model failed on an image of its own size: {error}"
             _log.exception("the warm-up failed")
 
     async def receive_model(self, request: Request) -> Model:
@@ -219,6 +221,7 @@ class Service:
         """Load a model, predict with it, and use it from then on."""
         model = await asyncio.to_thread(lambda: _try_out(self._load(file)))
         self.queue.model = model
+        self.why_not = ""  # it has predicted, whatever the model before did
         self.metrics.use(model.digest)
         _log.info("new model", extra={"fields": {"digest": model.digest}})
         return model

@@ -303,7 +303,7 @@ def measure(upload: Upload, most: int) -> Measured:
     source = path if upload.page is None else Page(path, upload.page)
     height, width = stored_size(source)
     pixels = height * width
-    cost = max(pixels, _stored_bytes(path) // 4) if kind == "tiff" else pixels
+    cost = max(pixels, _stored_bytes(source) // 4) if kind == "tiff" else pixels
     if cost > most:
         deep = "" if cost == pixels else f", whose channels count as {cost:,} pixels of 4 bytes"
         raise RefusedError(
@@ -315,8 +315,8 @@ def measure(upload: Upload, most: int) -> Measured:
     return Measured(source, (height, width), cost)
 
 
-def _stored_bytes(path: Path) -> int:
-    with decoding(path), TiffFile(path) as tiff:
+def _stored_bytes(source: Path | Page) -> int:
+    with open_encoded(source) as (_, file), decoding(source), TiffFile(file) as tiff:
         return int(tiff.pages.first.nbytes)
 
 

@@ -146,10 +146,11 @@ def measure(
     # boundaries are compared in a thread while the network runs
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[Any] = deque()
-        images = predict_images(predictor, dataset, objects)
+        # more classes are compared by their masks, since no threshold gives these
+        images = predict_images(predictor, dataset, objects and num_classes == 2)
         for pair, predicted in zip(dataset.pairs, images, strict=True):
             found = _score_objects(pair, dataset, predicted) if objects else None
-            waiting.append(pool.submit(count, predicted, found))
+            waiting.append(pool.submit(count, predicted._replace(probabilities=None), found))
             if len(waiting) > 2:
                 yield waiting.popleft().result()
         while waiting:
@@ -159,8 +160,7 @@ def measure(
 def _score_objects(
     pair: Pair, dataset: SegmentationDataset, predicted: PredictedImage
 ) -> list[ObjectScores]:
-    probabilities, classes = predicted.probabilities, dataset.coding.num_classes
-    assert probabilities is not None  # requested by `measure`
+    classes = dataset.coding.num_classes
     valid = predicted.truth < classes
     truths = label_truth(pair, dataset, predicted.truth)
     result = []
@@ -168,7 +168,9 @@ def _score_objects(
         found, separate = predicted.prediction == number, truth
         if not isinstance(dataset.coding, Instances):
             separate = label_objects(predicted.truth == number, corners=False)
-        masks = [found] if classes > 2 else [probabilities[1] >= t for t in THRESHOLDS]
+        masks = [found]
+        if predicted.probabilities is not None:
+            masks = [predicted.probabilities[1] >= t for t in THRESHOLDS]
         clusters = [cluster_scores(separate, label_objects(each, corners=False)) for each in masks]
         counts = match_objects(truth, label_objects(found & valid))
         result.append(ObjectScores(counts, clusters))

@@ -127,6 +127,11 @@ def take_image(given: Any) -> NDArray[Any]:
         raise wrong("image", given, wanted)
     if given.ndim not in (2, 3) or not given.size:
         raise wrong("image", given, wanted)
+    if given.dtype in (np.int64, np.uint64):
+        raise Error(
+            f"image: {given.dtype} values would vanish when divided by the maximum of their type. "
+            "Convert it to uint8, uint16 or float32: image.astype(np.uint8)."
+        )
     return given if given.ndim == 3 else given[..., None]
 
 

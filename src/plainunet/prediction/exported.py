@@ -237,7 +237,10 @@ def _start_onnx(network: Any, providers: list[str]) -> Any:
 
 def _running(session: Any) -> Run:
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run([LOGITS], {NETWORK_INPUT: images})[0]
+        try:
+            logits: NDArray[np.float32] = session.run([LOGITS], {NETWORK_INPUT: images})[0]
+        except Exception as error:  # its own types, which are no RuntimeError
+            raise RuntimeError(str(error)) from error
         return logits
 
     return run

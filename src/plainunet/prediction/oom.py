@@ -30,7 +30,7 @@ def in_smaller_parts(
                 yield band
                 first += band.shape[1]
             return
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             message = first_line(error)

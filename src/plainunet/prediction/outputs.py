@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -17,7 +17,13 @@ from plainunet.errors import Error
 from plainunet.files import write_json, write_whole
 from plainunet.formats.rasters import require_geo
 from plainunet.network.card import Card
-from plainunet.prediction.drawing import draw_overlay, write_mask, write_png, write_tiff_mask
+from plainunet.prediction.drawing import (
+    draw_overlay,
+    read_key,
+    write_mask,
+    write_png,
+    write_tiff_mask,
+)
 from plainunet.prediction.geo import Georeference, Tag, draw_contours, nodata_tag, write_polygons
 from plainunet.prediction.objects import Object, find_objects
 
@@ -271,6 +277,7 @@ class Outputs:
         Returns:
             The image's entries in the lists.
         """
+        self.remove_stale(mask_file, key)
         labelled = self._labelled(mask_file, name, mask)
         tags = geo.tags if geo else []
         for output, path in self._others(mask_file):
@@ -295,6 +302,20 @@ class Outputs:
         else:
             write_mask(mask_file, mask, self._card.colors, key)
         return self._entries(labelled)
+
+    def remove_stale(self, mask_file: Path, key: str) -> None:
+        """Remove the outputs of an earlier mask with another key that are not written again.
+
+        They would be taken for those of the new mask.
+        """
+        for suffix in (".png", ".tif"):
+            earlier = mask_file.with_suffix(suffix)
+            known = read_key(earlier) if earlier.is_file() else ""
+            if not known or key in (known, known.partition(" ")[0]):
+                continue
+            made = {earlier, *(path for _, path in self._others(earlier, get_args(Output)))}
+            for path in made - set(self.files(mask_file)):
+                path.unlink(missing_ok=True)
 
     def entries(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Entries:
         """Make the list entries of an image whose files exist."""
@@ -330,8 +351,10 @@ class Outputs:
         band = band[1:] if len(band) == 2 else band
         return {name: _quantised(band, name) for name in self._probabilities}
 
-    def _others(self, mask: Path) -> Iterator[tuple[Output, Path]]:
-        """The per-image outputs other than the mask, and their paths."""
+    def _others(
+        self, mask: Path, saves: Sequence[Output] | None = None
+    ) -> Iterator[tuple[Output, Path]]:
+        """The per-image outputs other than the mask, and their paths; by default those to write."""
         below = mask.relative_to(self.folder)
         suffixes = {
             "overlay": ".jpg",
@@ -342,7 +365,7 @@ class Outputs:
             "probabilities-16": ".tif",
             "probabilities-float": ".tif",
         }
-        for output in dict.fromkeys(self._saves):
+        for output in dict.fromkeys(self._saves if saves is None else saves):
             if output in suffixes:
                 yield output, self.folder / output / below.with_suffix(suffixes[output])
             elif output == "probabilities":

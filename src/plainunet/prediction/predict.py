@@ -31,9 +31,9 @@ from plainunet.formats.sources import (
     stamp_files,
     stem_of,
 )
-from plainunet.formats.windows import TiffWindows, Windows, as_windows, open_windows, stored_size
+from plainunet.formats.windows import Windows, as_windows, open_windows, stored_size
 from plainunet.prediction.drawing import TILE, write_tiff_bands
-from plainunet.prediction.geo import Georeference, find_geo, read_geo
+from plainunet.prediction.geo import Georeference, find_geo
 from plainunet.prediction.oom import failing_alone
 from plainunet.prediction.outputs import Entries, Outputs
 from plainunet.prediction.predictor import AnyImage, Predictor
@@ -302,8 +302,9 @@ def predict_large(
     key: str,
     reporter: Reporter = silent,
     stamp: str = "",
+    geo: Georeference | None = None,
 ) -> NDArray[np.int64]:
-    """Write the mask of an image row by row, resuming an interrupted run.
+    """Write the mask of an image row by row, with its coordinates, resuming an interrupted run.
 
     `key` identifies the model and image, and is stored in the TIFF file. `stamp` changes when the
     image file changes: rows of another stamp, key or model are discarded. Returns [K] int64, pixels
@@ -328,7 +329,6 @@ def predict_large(
             _append(file, band, path)
             done += len(band)
             reporter.advance(done)
-    geo = read_geo(image.page) if isinstance(image, TiffWindows) else None
     counts = np.zeros(len(predictor.card.class_names), np.int64)
 
     def bands() -> Iterator[NDArray[np.uint8]]:
@@ -604,7 +604,7 @@ class Batch:
                 self.predictor.warn_of(image)
         try:
             masks = self.predictor.masks([*images.values()])
-        except (ValueError, RuntimeError, MemoryError):
+        except Exception:  # of any library that runs the network; each image is tried alone
             return {}
         return dict(zip(images, masks, strict=True))
 
@@ -699,10 +699,12 @@ class Batch:
             self.reporter.note(f"{note}small objects are not removed and holes not filled.")
         most = _WHOLE if predictor.memory is None else int(predictor.memory / 4)
         path, stamp = task.mask.with_suffix(".tif"), str(stamp_files([task.image]))
+        self.outputs.remove_stale(path, task.key)
         with open_windows(task.image, most) as image:
             self.reporter.stage(f"rows of {task.image.name}", image.shape[0])
             try:
-                counts = predict_large(predictor, image, path, task.key, self.reporter, stamp)
+                geo = find_geo(task.image)
+                counts = predict_large(predictor, image, path, task.key, self.reporter, stamp, geo)
             finally:
                 self._begin()
         self.outputs.write_large(path)

@@ -480,6 +480,9 @@ class Predictor:
             heights, widths = zip(*(view.size_of(size) for view in self._views), strict=True)
             return max(heights), max(widths)
 
+        channels = {view.backend.geometry.in_channels for view in self._views}
+        if len(channels) > 1:  # an ensemble of grey and colour
+            return None
         found = read_reduced(source, needed, self._backend.geometry.in_channels)
         if found is None:
             return None

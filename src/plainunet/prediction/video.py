@@ -56,7 +56,10 @@ def predict_video(
                 for path, codec in zip(paths[::-1], ("mp4v", "FFV1"), strict=True)
             )
             for number, frame in enumerate(chain([first], frames), 1):
-                mask = predictor.predict(frame)
+                seen = frame
+                if predictor.in_channels == 1:  # OpenCV decodes grey films as RGB
+                    seen = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)[..., None]
+                mask = predictor.predict(seen)
                 write_mask(colors[mask])
                 write_overlay(draw_overlay(frame, mask, predictor.card.colors))
                 if number > max(total, 1):  # more frames than the header states

@@ -284,12 +284,7 @@ def choose_window(
     # steps of a quarter octave, so that similar plans share cache entries
     factor = min(1.0, 2 ** (math.ceil(4 * math.log2(fine / native)) / 4))
     side = math.sqrt(_time_of_pixels(stats, machine, seconds, given) / machine.pixel)
-    side = 32 * round(min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH) / 32)
-    # of narrow images, not wider than these
-    height, width = (
-        max(least, min(side, 32 * int(factor * length / 32)))
-        for length in np.median(np.array(stats.sizes), axis=0)
-    )
+    patch = _patch_of(stats, factor, min(max(side, _SMALLEST_PATCH), _LARGEST_PATCH), least)
     reason = (
         f"whole images would have to be downscaled to about {whole:.0f} x {whole:.0f} to fit "
         f"enough of them into {seconds:.0f} s, which loses too much detail; every class appears in "
@@ -303,10 +298,19 @@ def choose_window(
     if stats.typical:
         scale += f"; typical objects are {factor * stats.typical:.0f} pixels across"
     return {
-        "patch": ((height, width), reason),
+        "patch": (patch, reason),
         "factor": (round(factor, 4), scale),
         "base_channels": (_USUAL, "the usual width"),
     }
+
+
+def _patch_of(stats: Fingerprint, factor: float, side: float, least: int) -> tuple[int, int]:
+    """Height and width of patches of about this side, not larger than the reduced median image."""
+    height, width = (
+        max(least, 32 * min(round(side / 32), int(factor * length / 32)))
+        for length in np.median(np.array(stats.sizes), axis=0)
+    )
+    return height, width
 
 
 def _time_of_pixels(
