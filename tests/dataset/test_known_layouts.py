@@ -1,6 +1,8 @@
 """Layouts of tools and datasets are paired without flags, or with one question."""
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,6 +77,7 @@ def cvat(root: Path) -> None:
         mask(root / f"SegmentationObject/f{n}.png")
     (root / "ImageSets/Segmentation").mkdir(parents=True)
     (root / "ImageSets/Segmentation/default.txt").write_text("f0\nf2\n")
+    (root / "ImageSets/Segmentation/._default.txt").write_bytes(b"\0\5\x16\7")  # of a Mac
 
 
 def cityscapes(root: Path) -> None:
@@ -302,10 +305,53 @@ def test_the_same_numbers_everywhere_may_be_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         find_pairs(tmp_path)
     assert raised.value.code == "several-masks"
-    joined = find_pairs(tmp_path, DataConfig(pairs="images/*.png:masks/*_mask_*.png"))
-    assert shares(joined) == [3 * (768 - 32), 3 * 32]
-    braces = find_pairs(tmp_path, DataConfig(pairs="images/*.png:masks/*_mask_{1,2}.png"))
+    by_class, joined = re.findall(r"--pairs '(.*?)'", str(raised.value))
+    found = find_pairs(tmp_path, DataConfig(pairs=joined))
+    assert shares(found) == [3 * (768 - 32), 3 * 32]
+    braces = find_pairs(tmp_path, DataConfig(pairs=by_class))
     assert shares(braces) == [3 * (768 - 32), 3 * 16, 3 * 16]
+
+
+def test_the_same_names_in_the_folder_of_each_image(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"images/{n}.jpg")
+        for k, name in enumerate(("road", "car"), 1):
+            mask(tmp_path / f"masks/{n}/{name}.png", (8 * k, 0))
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == "several-masks"
+    by_class, joined = re.findall(r"--pairs '(.*?)'", str(raised.value))
+    assert shares(find_pairs(tmp_path, DataConfig(pairs=joined))) == [3 * (768 - 32), 3 * 32]
+    found = find_pairs(tmp_path, DataConfig(pairs=by_class))
+    assert shares(found) == [3 * (768 - 32), 3 * 16, 3 * 16]
+
+
+def test_photos_of_two_suffixes_beside_their_masks(tmp_path: Path) -> None:
+    for n, suffix in enumerate((".jpg", ".jpg", ".jpeg")):
+        image(tmp_path / f"{n}{suffix}")
+        mask(tmp_path / f"{n}.png")
+    rows = pairs_of(tmp_path)
+    assert [Path(row[0]).name for row in rows] == ["0.jpg", "1.jpg", "2.jpeg"]
+
+
+def test_augmented_copies_in_two_splits_are_of_one_group(tmp_path: Path) -> None:
+    for part, code in (("train", "a1"), ("train", "b2"), ("valid", "c3")):
+        image(tmp_path / f"{part}/IMG_1_jpg.rf.{code}.jpg")
+        mask(tmp_path / f"{part}/IMG_1_jpg.rf.{code}_mask.png")
+    assert {pair.group for pair in find_pairs(tmp_path)} == {"IMG_1_jpg"}
+
+
+def test_two_kinds_of_files_in_the_folders_of_splits(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for n in range(3):
+            image(tmp_path / f"{part}/{n}.tif")
+            mask(tmp_path / f"{part}/{n}.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    patterns = re.findall(r"--pairs (\S+)", str(raised.value))
+    assert len(patterns) == 2
+    for pattern in patterns:
+        assert len(find_pairs(tmp_path, DataConfig(pairs=shlex.split(pattern)[0]))) >= 3
 
 
 def test_another_mask_of_an_image_is_asked_about(tmp_path: Path) -> None:
@@ -414,7 +460,7 @@ def test_augmented_copies_are_one_group(tmp_path: Path, copy: str) -> None:
             image(tmp_path / f"train/{stem}.jpg")
             mask(tmp_path / f"train/{stem}_mask.png")
     found = pairs_of(tmp_path)
-    assert [row[2] for row in found] == ["train/img0_jpg"] * 3 + ["train/img1_jpg"] * 3
+    assert [row[2] for row in found] == ["img0_jpg"] * 3 + ["img1_jpg"] * 3
 
 
 def labelme(file: Path, *shapes: dict[str, Any]) -> None:

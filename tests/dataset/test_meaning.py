@@ -239,6 +239,22 @@ def test_few_numbered_objects_are_asked_about(tmp_path: Path, dtype: type, most:
     assert shares(masks, truth > 0, **error.flags)[0].kind == "instances"
 
 
+def test_an_erased_object_leaves_a_gap(tmp_path: Path) -> None:
+    """In one mask of many: the values do not become classes without a question."""
+
+    def make(number: int) -> np.ndarray:
+        labels = numbered(number, 3, 7)
+        labels[labels == 2] *= number != 1
+        return labels
+
+    masks, truth = write(
+        tmp_path, lambda labels, path, _: save_png(labels.astype(np.uint8), path), make
+    )
+    error = raises(masks)
+    assert error.code == "ids-or-objects"
+    assert shares(masks, truth > 0, **error.flags)[0].kind == "instances"
+
+
 def test_many_numbered_objects_in_8_bits(tmp_path: Path) -> None:
     def make(number: int) -> np.ndarray:
         labels = np.zeros(SIZE, np.uint8)

@@ -14,6 +14,7 @@ from plainunet.doctor.diagnose import census_of, check, write_valid
 from plainunet.doctor.findings import Finding, Findings
 from plainunet.doctor.fix import apply
 from plainunet.doctor.masks import Contents, check_contents, find_contents
+from plainunet.formats.problems import Change
 
 IDS = np.tile(np.array([[0, 0, 1], [2, 1, 0]], np.uint8), (8, 8))
 BINARY = (IDS > 0).astype(np.uint8)
@@ -409,6 +410,31 @@ def test_a_class_in_one_mask_of_many(tmp_path: Path) -> None:
     assert "1 of 8 masks, 1 pixels" in findings.found[0].message
     assert line_of(findings.found[0]) == "plainunet check x --ignore 2 --write"
     assert findings_of(tmp_path, [*[BINARY] * 4, IDS, IDS, IDS]).found == []
+
+
+@pytest.mark.parametrize("has_void", [False, True])
+def test_a_class_in_one_mask_that_is_not_the_last(tmp_path: Path, has_void: bool) -> None:
+    usual = np.array([[0, 2], [3, 255 if has_void else 3]], np.uint8).repeat(9, 0).repeat(9, 1)
+    odd = usual.copy()
+    odd[0, 0] = 1
+    findings = findings_of(tmp_path, [*[usual] * 7, odd])
+    assert codes(findings) == {"rare-class": ["7.png"]}
+    if has_void:
+        assert "fix x rare-class" in line_of(findings.found[0])
+        return
+    assert line_of(findings.found[0]) == "plainunet check x --values 0 2 3 --ignore 1 --write"
+    assert findings_of(tmp_path, [*[usual] * 7, odd], values=(0, 2, 3), ignore=1).found == []
+
+
+def test_a_stray_value_beside_an_ignored_255(tmp_path: Path) -> None:
+    """The one ignore index is taken."""
+    usual = np.array([[0, 1], [2, 255]], np.uint8).repeat(9, 0).repeat(9, 1)
+    odd = usual.copy()
+    odd[0, 0] = 7
+    findings = findings_of(tmp_path, [*[usual] * 7, odd])
+    assert codes(findings) == {"stray-value": ["7.png"]}
+    assert findings.found[0].fix is not None
+    assert findings.found[0].fix.change == Change("values", (tmp_path / "7.png",), ((7, 255),))
 
 
 def test_a_class_that_training_never_sees(tmp_path: Path) -> None:

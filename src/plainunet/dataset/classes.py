@@ -349,7 +349,9 @@ def _by_convention(
     ids = tuple(value for value in present if value != IGNORED)
     is_voc = all(each.palette == tuple(map(voc_color, each.values.tolist())) for each in counts)
     is_cityscapes = all(name.endswith(("_labelIds", "_labelTrainIds")) for name in names)
-    has_slips = any(files[value] == 1 < len(counts) for value in ids)
+    # a class that is rare is none: 33 is Cityscapes' last class, 20 VOC's
+    most = 33 if is_cityscapes else 20
+    has_slips = any(value > most and files[value] == 1 < len(counts) for value in ids)
     if not (is_voc or is_cityscapes) or has_slips or not 2 <= len(ids) <= ids[-1]:
         return known
     whose = "PASCAL VOC's palette" if is_voc else "Cityscapes"
@@ -545,7 +547,8 @@ def _are_objects(census: Census, present: list[int], ignore: int | None) -> bool
             f"The masks hold {len(present)} values in 8 bits, for example "
             f"{census.place(ids[1])} of value {ids[1]}: too many for classes. If they are "
             f"smoothed or were saved as JPEG, use --encoding threshold: {THRESHOLD} and above is "
-            "class 1; if they number objects, --encoding instances: all above 0 is class 1.",
+            "class 1; if they number objects, --encoding instances: all above 0 is class 1"
+            + ("; if they are class ids, --encoding ids." if ids == [*range(len(ids))] else "."),
             "many-values",
         )
     return True

@@ -96,12 +96,12 @@ def read_parts(
     sets = root.parent / "ImageSets"
     below = sorted(sets.iterdir()) if sets.is_dir() else []
     places = [each for each in (sets / "Segmentation", sets, *below) if each.is_dir()]
-    files = next(filter(None, (sorted(each.glob("*.txt")) for each in places)), [])
+    files = next(filter(None, (sorted(each.glob("[!.]*.txt")) for each in places)), [])
     names = _tails(images)
     in_sets = bool(files)
     if not in_sets and not has_parts:
         beside = dict.fromkeys((folder, root, root.parent))
-        files = [f for each in beside for f in sorted(each.glob("*.txt")) if find_part(f.stem)]
+        files = [f for each in beside for f in sorted(each.glob("[!.]*.txt")) if find_part(f.stem)]
         files = [file for file in files if file.is_file()]
     rows = {file: _named_in(file, names) for file in files}
     if not in_sets:  # unrelated lists name other files
@@ -392,7 +392,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     if _in_words(text):
         # train.txt together with val.txt
         part = find_part(path.stem)
-        beside = sorted(path.parent.glob("*.txt")) if part else []
+        beside = sorted(path.parent.glob("[!.]*.txt")) if part else []
         yield 1, ["image", "mask", "part"]
         for file in [each for each in beside if find_part(each.stem)] or [path]:
             found = _in_words(_decode(file.read_bytes()))

@@ -261,11 +261,12 @@ def split_suffixes(
 
     Both are empty if most names occur once.
     """
-    kinds = Counter(
-        tuple(sorted(path.suffix.lower() for path in each))
-        for each in files.values()
-        if len(each) > 1
-    )
+
+    def kind(path: Path) -> str:
+        suffix = path.suffix.lower()
+        return _PHOTOS[0] if suffix in _PHOTOS else suffix
+
+    kinds = Counter(tuple(sorted(map(kind, each))) for each in files.values() if len(each) > 1)
     if len(kinds) != 1 or kinds.total() * 2 < len(files):
         return {}, {}
     both = next(iter(kinds))
@@ -273,8 +274,10 @@ def split_suffixes(
     if len(both) != 2 or len(set(both)) != 2:
         return {}, {}
     if len(photos) != 1:
+        first = next(iter(files.values()))[0]
+        star = "*/" * (len(first.relative_to(folder).parts) - 1) + "*"
         lines = "".join(
-            f"\n$ {command('plainunet', 'check', folder, '--pairs', f'*{one}:*{other}')}"
+            f"\n$ {command('plainunet', 'check', folder, '--pairs', f'{star}{one}:{star}{other}')}"
             for one, other in (both, both[::-1])
         )
         raise DataError(
@@ -286,7 +289,7 @@ def split_suffixes(
     masks: dict[Key, Path] = {}
     for key, paths in files.items():
         for path in paths:
-            (images if path.suffix.lower() in photos else masks)[key] = path
+            (images if kind(path) in photos else masks)[key] = path
     return images, masks
 
 
@@ -328,13 +331,15 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
     same = all(own.keys() == first.keys() for own in groups.values())
     alike = same and len(first) > 1 and len(groups) > 1
     if len(worded) > 1 or alike:
-        classes = dict.fromkeys(re.sub(r"^.*\d[\W_]+", "", name) for name in first)
+        where, stem = next(key for key, own in groups.items() if own is first)
+        owners = [key for key in images if key[0] == where and stem.startswith(key[1])]
+        image = images[max(owners, key=lambda key: len(key[1]))] if owners else None
+        by_class, joined_as = _patterns_of(image, list(first.values()), bool(by_folder))
         raise DataError(
             "Each image has the same set of masks, such as "
             f"{first_five(list(first.values()))}. For one mask per class, name the classes in "
-            f"braces: --pairs 'images/*.png:masks/*_{{{','.join(list(classes)[:3])}}}.png'. For "
-            "objects of one class, join them with one more *: --pairs "
-            "'images/*.png:masks/*_*.png'.",
+            f"braces: --pairs '{by_class}'. For objects of one class, join them with one more *: "
+            f"--pairs '{joined_as}'.",
             "several-masks",
             list(first.values()),
         )
@@ -345,6 +350,27 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
         if len(paths) > 1:
             joined[key] = join_files(paths)
     return joined
+
+
+def _patterns_of(image: Path | None, masks: Sequence[Path], by_folder: bool) -> tuple[str, str]:
+    """Patterns for --pairs that read masks of one image as classes, and as objects."""
+    first = masks[0]
+    ends = [path.stem for path in masks]
+    below = f"{first.parent.parent.name}/*/" if by_folder else f"{first.parent.name}/*"
+    if not by_folder:
+        core = image.stem if image else ""
+        ends = [end.removeprefix(core) if core else end for end in ends]
+    shared = ends[0]
+    for end in ends[1:]:
+        shared = _beginning(shared, end)
+    braces = ",".join(end[len(shared) :] for end in ends)
+    start = f"{image.parent.name}/*{image.suffix}" if image else "images/*.png"
+    if by_folder and image and image.parent.parent == first.parent.parent:  # ID/images/, ID/masks/
+        start, below = f"*/{image.parent.name}/*{image.suffix}", f"*/{first.parent.name}/"
+    return (
+        f"{start}:{below}{shared}{{{braces}}}{first.suffix}",
+        f"{start}:{below}{shared}*{first.suffix}",
+    )
 
 
 def join_files(paths: Sequence[Path]) -> ObjectFiles:

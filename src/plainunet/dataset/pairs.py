@@ -54,7 +54,15 @@ from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import Change, DataError, as_problem, first_five
 from plainunet.formats.shapes import class_names
-from plainunet.formats.sources import ImageSource, Page, Shapes, Source, files_of, path_of
+from plainunet.formats.sources import (
+    ImageSource,
+    ObjectFiles,
+    Page,
+    Shapes,
+    Source,
+    files_of,
+    path_of,
+)
 from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Collected, Reporter, silent
 
@@ -104,7 +112,7 @@ def find_pairs(
         listed, pattern = _search(folder, config, reporter)
         group_by = group_by or pattern
     if group_by is None:
-        found = [replace(each, group=_original(each.group)) for each in listed]
+        found = [replace(each, group=_original(each)) for each in listed]
     else:
         found = _group_by(group_by, listed)
     found = open_stacks(sorted(found, key=lambda pair: pair.image), reporter)
@@ -191,10 +199,17 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     shapes: dict[Key, Source] = {}
     for root in layout.roots:
         some_images, some_masks, some_shapes = _in_root(folder, root, reporter)
-        images, files, shapes = images | some_images, files | some_masks, shapes | some_shapes
+        images.update(some_images)
+        files.update(some_masks)
+        shapes.update(some_shapes)
     masks = join_objects(images, files)
     if masks == files:
         masks = {**(join_classes(images, files) or files)}
+    elif several := [each for each in masks.values() if isinstance(each, ObjectFiles)]:
+        reporter.note(
+            f"note: {len(several)} of {len(masks)} images have several masks, such as "
+            f"{several[0]}: they are joined as objects of one class (if they are classes: --pairs)"
+        )
     masks |= shapes
     parts = _parts(images, layout)
     there = {where for where, _ in masks}
@@ -236,7 +251,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
             "Move it and its mask into one of these folders."
         )
         reporter.problem(DataError(message, "outside-of-parts", [each.image, each.mask]))
-    return [each for each in listed if each not in outside]
+    return [each for each in listed if each.part is not None] if outside else listed
 
 
 _Found = tuple[dict[Key, Path], dict[Key, Path], dict[Key, Source]]
@@ -616,10 +631,14 @@ def _parts(images: Mapping[Key, Path], layout: Layout) -> dict[Key, str | None]:
     return {key: known[key[0]] for key in images}
 
 
-def _original(name: str) -> str:
-    """The name of the original of an augmented copy."""
-    copy = _COPY.fullmatch(name)
-    return copy[1] if copy else name
+def _original(pair: Pair) -> str:
+    """The group of the original of an augmented copy, whose copies may lie in several splits."""
+    copy = _COPY.fullmatch(pair.group)
+    if copy is None:
+        return pair.group
+    if pair.part is None:
+        return copy[1]
+    return "/".join(name for name in copy[1].split("/") if name.lower() not in PARTS)
 
 
 _MATCH = """

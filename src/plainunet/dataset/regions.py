@@ -16,7 +16,7 @@ _NEARLY_ALL = 0.95
 _ALIKE = 0.75
 _IN_PLACE = 0.5
 _MOST_GREY = 0.1
-_MOST_OBJECTS = 255
+_MOST_OBJECTS, _GAPS = 255, 0.2
 _MANY = 32
 _WHITE = 255
 _RARE = 1e-3
@@ -32,16 +32,18 @@ def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
     """Whether values number objects: "yes", "maybe" or "no".
 
     They may if each is one region in its mask and the number of values differs between masks,
-    from 1 on without gaps (gaps are allowed in 16 bits). It is certain if a mask has four or more
-    (three in 16 bits), their numbers vary widely and so do their positions: class ids hardly ever
-    do. With fewer, regions that touch or stay in place are classes, such as a tumour in an organ.
+    from 1 on, with few gaps (any are allowed in 16 bits). Without gaps it is certain if a mask has
+    four or more (three in 16 bits), their numbers vary widely and so do their positions: class ids
+    hardly ever do. With fewer, regions that touch or stay in place are classes, such as a tumour in
+    an organ.
     """
     busy = [each for each in counts if len(_numbers(each, ignore))]
     lengths = Counter(len(_numbers(each, ignore)) for each in busy)
     most = max(lengths, default=0)
     is_deep = 2 * sum(each.is_deep for each in counts) > len(counts)
-    has_gaps = any(len(found := _numbers(each, ignore)) != found[-1] for each in busy)
-    if not 2 <= most <= _MOST_OBJECTS or (has_gaps and not is_deep):
+    gaps = sum(len(found := _numbers(each, ignore)) != found[-1] for each in busy)
+    # an erased object leaves a gap; masks of classes have them all over
+    if not 2 <= most <= _MOST_OBJECTS or (gaps > _GAPS * len(busy) and not is_deep):
         return "no"
     # class ids are nearly always the same, except for mistakes
     if len(busy) < (3 if most > 2 else 5) or lengths.most_common(1)[0][1] > _ALIKE * len(busy):
@@ -51,7 +53,7 @@ def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
     if np.mean([_is_whole(mask == k) for mask, numbers in masks for k in numbers]) < _NEARLY_ALL:
         return "no"
     in_place = _share_in_place(masks) > _IN_PLACE
-    is_sure = most >= (3 if is_deep else 4) and len(lengths) > 2 and not has_gaps
+    is_sure = most >= (3 if is_deep else 4) and len(lengths) > 2 and not gaps
     if most < 4 and (in_place or _share_touching(masks) > _NEARLY_ALL):
         return "no"
     return "yes" if is_sure and not in_place else "maybe"

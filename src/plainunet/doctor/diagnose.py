@@ -22,7 +22,7 @@ from plainunet.doctor.masks import Contents, check_contents, find_contents
 from plainunet.errors import Error, require_types, take_path
 from plainunet.formats.problems import Change, DataError, as_problem, command
 from plainunet.formats.shards import require_no_shards
-from plainunet.formats.sources import files_of, path_of
+from plainunet.formats.sources import Source, files_of, path_of
 from plainunet.page import plural
 from plainunet.palette import default_names
 from plainunet.reporter import Reporter, or_default, silent, track
@@ -455,7 +455,13 @@ def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[li
             f"{diagnosis.data}: nothing was written, because the mask encoding is not clear yet. "
             "Fix the errors first."
         )
-    kept = [pair for pair in diagnosis.pairs if not _is_left_out(pair, diagnosis, leave_out)]
+    anywhere, in_train = _left_out(diagnosis, leave_out)
+    kept = [
+        pair
+        for pair in diagnosis.pairs
+        if anywhere.isdisjoint((pair.image, pair.mask))
+        and not (pair.part == "train" and not in_train.isdisjoint((pair.image, pair.mask)))
+    ]
     if len(kept) < 2:
         raise Error(
             f"{diagnosis.data}: {len(kept)} of {len(diagnosis.pairs)} valid pairs would be left; "
@@ -467,15 +473,14 @@ def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[li
     return files, len(diagnosis.pairs) - len(kept)
 
 
-def _is_left_out(pair: Pair, diagnosis: Diagnosis, codes: Sequence[str]) -> bool:
-    files = {pair.image, pair.mask}
+def _left_out(diagnosis: Diagnosis, codes: Sequence[str]) -> tuple[set[Source], set[Source]]:
+    """Files whose pairs are left out, and those that are left out of the train split alone."""
+    anywhere: set[Source] = set()
+    in_train: set[Source] = set()
     for finding in diagnosis.findings:
-        if finding.code in codes and files & set(finding.files):
-            which = CODES[finding.code].leaves_out
-            if (
-                which == "all"
-                or (which == "first" and finding.files[0] in files)
-                or (which == "train" and pair.part == "train")
-            ):
-                return True
-    return False
+        which = CODES[finding.code].leaves_out if finding.code in codes else None
+        if which == "train":
+            in_train.update(finding.files)
+        elif which is not None:
+            anywhere.update(finding.files if which == "all" else finding.files[:1])
+    return anywhere, in_train

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,14 +189,19 @@ def _add_faulty(
         return
     fix: Change | str | None = problem.fix
     flags = problem.flags
+    others = (each.values for each in counts if each.path not in faulty)
+    void = ignore
+    if void is None and any(
+        values[-1] == IGNORED and values[-2] > 0 for values in others if len(values) > 1
+    ):
+        void = IGNORED  # beside class ids, 255 is ignored without a flag
     if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
         held = {int(value) for each in counts if each.path in faulty for value in each.values}
         if not {1, 255} <= held:  # else 255 may be the ignore index in them
             fix = change_of("values", faulty, (255, 1) if 255 in held else (1, 255))
-    elif problem.code == "stray-value" and "ignore" in flags and ignore is not None:
+    elif problem.code == "stray-value" and "ignore" in flags and void is not None:
         # there is only one ignore index, so the unexpected value is replaced by it
-        stray = int(flags["ignore"])
-        fix = change_of("values", faulty, (stray, ignore))
+        fix = change_of("values", faulty, (int(flags["ignore"]), void))
         flags = {}
     elif problem.code == "transparent":
         masks = [each.path for each in counts]
@@ -379,11 +384,27 @@ def _check_rare(contents: Contents, findings: Findings) -> None:
         holders = [masks[row] for row in np.flatnonzero(shows[:, class_id])]
         if 0 < len(holders) <= few:
             count = int(contents.pixels[:, class_id].sum())
-            flags = {"ignore": coding.values[class_id]} if isinstance(coding, Values) else None
+            fix, flags = _without_class(coding, class_id, holders)
             findings.add(
                 "rare-class",
                 f"Class {class_id} occurs in {len(holders)} of {len(masks)} masks, {count} pixels: "
                 f"{', '.join(map(str, holders[:3]))}. If it is a mistake:",
                 holders,
+                fix=fix,
                 flags=flags,
             )
+
+
+def _without_class(
+    coding: Coding, class_id: int, holders: Sequence[Source]
+) -> tuple[Change | str, dict[str, Any] | None]:
+    """How to ignore a class: a change to its masks, or flags; neither if it has a name."""
+    if not isinstance(coding, Values) or coding.names:
+        return "", None
+    value = coding.values[class_id]
+    if coding.ignore is not None:  # there is only one
+        return change_of("values", holders, (value, coding.ignore)), None
+    others = tuple(each for each in coding.values if each != value)
+    if others == tuple(range(len(others))):
+        return "", {"ignore": value}
+    return "", {"values": others, "ignore": value}

@@ -266,7 +266,7 @@ def _read_file(path: ImageSource) -> NDArray[Any]:
     if mask.dtype.kind in "fi" and mask.min() == -1:
         mask = np.where(mask == -1, VOID, mask.astype(np.float64))
     if mask.dtype.kind == "f" and 0 <= mask.min() < 1 and ((mask > 0) & (mask < 1)).any():
-        mask = np.rint(mask * 255) if mask.max() <= 1 else mask  # a soft mask
+        mask = np.rint(mask * 255).astype(np.uint8) if mask.max() <= 1 else mask  # a soft mask
     if mask.dtype.kind in "fi" and mask.min() >= 0 and (mask == np.rint(mask)).all():
         mask = mask.astype(np.uint16) if mask.max() < 65536 else mask
     if mask.dtype in (np.uint32, np.uint64) and mask.max() < 65536:
