@@ -69,8 +69,8 @@ def test_roboflow(tmp_path: Path) -> None:
     found = sorted(rows(find_pairs(tmp_path, reporter=heard), tmp_path))
     assert len(found) == 9
     assert found[6:] == [
-        ("valid/" + copies[0], "valid/_annotations.coco.json[1]", "val/a_jpg", "val"),
-        ("valid/" + copies[1], "valid/_annotations.coco.json[2]", "val/a_jpg", "val"),
+        ("valid/" + copies[0], "valid/_annotations.coco.json[1]", "a_jpg", "val"),
+        ("valid/" + copies[1], "valid/_annotations.coco.json[2]", "a_jpg", "val"),
         ("valid/street.jpg", "valid/_annotations.coco.json[3]", "val/street", "val"),
     ]
     assert {part for *_, part in found} == {"train", "val", "test"}
