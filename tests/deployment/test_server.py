@@ -475,7 +475,8 @@ def test_a_page_that_is_deeper_than_the_first(strict: Server) -> None:
     with tifffile.TiffWriter(file) as tiff:
         tiff.write(np.zeros((1000, 1000), np.uint8), compression="zlib")
         tiff.write(np.zeros((1000, 1000, 16)), compression="zlib", photometric="minisblack")
-    answer = strict.predict(file.getvalue(), page=1)
+    files = {"file": ("a.tif", file.getvalue())}
+    answer = strict.post("/v1/predict", files=files, params={"page": 1}, **KNOWN)
     assert (answer.status_code, answer.json()["code"]) == (413, "too-many-pixels")
 
 

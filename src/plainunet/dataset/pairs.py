@@ -1,9 +1,6 @@
 """Find the pairs of image and mask in a folder."""
 
-import json
 import re
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +14,7 @@ import numpy as np
 
 from plainunet.config import DataConfig
 from plainunet.dataset.annotations import pair_annotated, unread
+from plainunet.dataset.groups import group_pairs
 from plainunet.dataset.layouts import (
     MASK_WORD,
     NO_TRUTH,
@@ -60,17 +58,12 @@ from plainunet.formats.sources import (
     Page,
     Shapes,
     Source,
-    files_of,
     path_of,
 )
 from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Collected, Reporter, silent
 
 _MOST_VALUES = 64  # in a mask; images have more
-# augmented copies of an image: Roboflow's, and others by their endings
-_COPY = re.compile(
-    r"(?i)(.+?)(\.rf\.[0-9a-z]+|[_-](aug(mented)?|[hv]?flip|flipped|mirror(ed)?|rot(ated?)?)[_-]?\d*)+"
-)
 
 
 def find_pairs(
@@ -111,10 +104,7 @@ def find_pairs(
     else:
         listed, pattern = _search(folder, config, reporter)
         group_by = group_by or pattern
-    if group_by is None:
-        found = [replace(each, group=_original(each)) for each in listed]
-    else:
-        found = _group_by(group_by, listed)
+    found = group_pairs(listed, group_by)
     found = open_stacks(sorted(found, key=lambda pair: pair.image), reporter)
     found = cut_scenes(found, config, reporter)
     require_enough(folder, len(found), at_least)
@@ -629,70 +619,6 @@ def _parts(images: Mapping[Key, Path], layout: Layout) -> dict[Key, str | None]:
 
     known = {where: find(where) for where, _ in images}
     return {key: known[key[0]] for key in images}
-
-
-def _original(pair: Pair) -> str:
-    """The group of the original of an augmented copy, whose copies may lie in several splits."""
-    copy = _COPY.fullmatch(pair.group)
-    if copy is None:
-        return pair.group
-    if pair.part is None:
-        return copy[1]
-    return "/".join(name for name in copy[1].split("/") if name.lower() not in PARTS)
-
-
-_MATCH = """
-import json, re, signal, sys
-pattern, names = json.load(sys.stdin)
-if hasattr(signal, "setitimer"):  # counts the processor's time; not on Windows
-    signal.setitimer(signal.ITIMER_VIRTUAL, float(sys.argv[1]))
-found = map(re.compile(pattern).search, names)
-json.dump([match and (match[1 if match.re.groups else 0] or "") for match in found], sys.stdout)
-"""
-_SECONDS, _BUSY = 1.0, 20
-"""Processor time to match [s], and how much longer that may take while others use it."""
-
-
-def _group_by(pattern: str, pairs: Sequence[Pair]) -> list[Pair]:
-    """Group pairs by the match of a regular expression in the image's stem.
-
-    A pattern with "/" is matched against folders and stem: seq1/0001.
-    """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise Error(
-            f"The group pattern {pattern!r} is not a regular expression: {error}. "
-            "For example, '([^_]+)_' is the text before the first '_'."
-        ) from None
-    by_path = "/" in pattern
-    stems = [
-        normalize("NFC", pair.group if by_path else files_of(pair.image)[0].stem) for pair in pairs
-    ]
-    seconds = _SECONDS + len(stems) / 10_000
-    try:
-        # in its own process, which can be killed: some expressions take exponential time
-        done = subprocess.run(
-            [sys.executable, "-ISc", _MATCH, str(seconds)],
-            input=json.dumps([pattern, stems]),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=seconds * _BUSY,
-        )
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        raise Error(
-            f"The group pattern {pattern!r} takes too long for {len(stems)} names. Write it "
-            "without nested repetitions, as in '([^_]+)_'."
-        ) from None
-    groups = json.loads(done.stdout)
-    for pair, stem, group in zip(pairs, stems, groups, strict=True):
-        if group is None:
-            raise Error(
-                f"The group pattern {pattern!r} matches nothing in '{stem}' ({pair.image}). "
-                "Change the pattern so that it matches every image's name."
-            )
-    return [replace(pair, group=group) for pair, group in zip(pairs, groups, strict=True)]
 
 
 _BLOCKS = 10
