@@ -408,7 +408,7 @@ def _section(name: str, record: Record | None) -> Iterator[str]:
             yield (
                 "*Image, ground truth, prediction, differences in red: of the middle third of the "
                 "held-out images by score, the one with the highest contrast. Made by `python "
-                "docs/results.py`.*"
+                "docs/results.py DATA`.*"
             )
         yield from _tables(record)
         yield (

@@ -474,7 +474,12 @@ def test_a_page_that_is_deeper_than_the_first(strict: Server) -> None:
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as tiff:
         tiff.write(np.zeros((1000, 1000), np.uint8), compression="zlib")
-        tiff.write(np.zeros((1000, 1000, 16)), compression="zlib", photometric="minisblack")
+        tiff.write(
+            np.zeros((1000, 1000, 16)),
+            compression="zlib",
+            photometric="minisblack",
+            planarconfig="contig",
+        )
     files = {"file": ("a.tif", file.getvalue())}
     answer = strict.post("/v1/predict", files=files, params={"page": 1}, **KNOWN)
     assert (answer.status_code, answer.json()["code"]) == (413, "too-many-pixels")
