@@ -4,6 +4,7 @@ import os
 
 # before anything imports torch, OpenCV or Albumentations: the workers share two cores
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
