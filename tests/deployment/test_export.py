@@ -263,12 +263,11 @@ def test_an_exported_file_is_evaluated_as_its_checkpoint(
     assert command(monkeypatch, "compare", checkpoint, model, small_data, "--split", "all") == 0
 
 
-def test_other_settings_have_no_scores(make_checkpoint: Make, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(scores={"dice": 0.5})
-    for threshold, scores in ((None, {"dice": 0.5}), (0.2, {})):
-        options = ExportOptions(to="torch", threshold=threshold, force=True)
-        export(checkpoint, tmp_path / "model.pt2", options)
-        assert Predictor.load(tmp_path / "model.pt2").card.scores == scores
+def test_other_settings_have_no_scores() -> None:
+    card = make_card(2, scores={"dice": 0.5})
+    for threshold, scores in ((None, {"dice": 0.5}), (card.threshold, {"dice": 0.5}), (0.2, {})):
+        options = ExportOptions(to="onnx", threshold=threshold)
+        assert exporting._card_for_export(Path("a"), card, options, silent).scores == scores
 
 
 def test_calibration_takes_any_folder(
