@@ -193,13 +193,15 @@ def test_a_run_with_a_budget(
     assert "base channels: 4 (as given)" in plan
     assert (tmp_path / "run" / "curves.png").is_file()
 
-    def at_the_end(folder: RunFolder) -> dict[str, Any]:
+    steps = rows_of(tmp_path / "run")[-1]["step"]
+    assert resume(tmp_path / "run").dice == result.dice  # evaluated again
+
+    def stopped_at_the_end(folder: RunFolder) -> dict[str, Any]:
         saved = read_state(folder)
-        saved["counters"]["seconds"] = 119.9
+        saved["counters"] |= {"seconds": 119.9, "is_over": False}
         return saved
 
-    monkeypatch.setattr("plainunet.training.train.read_state", at_the_end)
-    steps = rows_of(tmp_path / "run")[-1]["step"]
+    monkeypatch.setattr("plainunet.training.train.read_state", stopped_at_the_end)
     assert resume(tmp_path / "run").dice == result.dice
     (tmp_path / "run" / "best.safetensors").unlink()  # as if it had not been validated at full size
     assert resume(tmp_path / "run").dice is not None

@@ -70,6 +70,8 @@ class TrainingState:
     """Time spent so far on training and validation [s]."""
     training_seconds: float = 0.0
     """Time spent on the steps of the epoch [s]."""
+    is_over: bool = False
+    """Whether the time of the run's budget was used up."""
     batch: int = 0
     """Finished batches of the epoch; all of them before its validation."""
     loss_sum: float = 0.0
@@ -132,6 +134,7 @@ class TrainingState:
 _COUNTERS = (
     *("epoch", "step", "best", "waited", "seconds", "batch", "loss_sum", "images"),
     *("skipped", "in_a_row", "accumulation", "resumed_at", "training_seconds", "readers"),
+    "is_over",
 )
 
 

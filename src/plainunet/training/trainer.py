@@ -101,7 +101,7 @@ class Trainer:
         run.reporter.note(self._describe())
         if state.batch:
             state.resumed_at.append(state.step)
-        is_over = self._schedule.is_over(state.epoch)
+        is_over = state.is_over or self._schedule.is_over(state.epoch)
         if is_over:
             run.reporter.note("training is already complete; evaluating the result again")
             if not run.folder.best.exists():  # stopped before it was validated at full size
@@ -121,6 +121,7 @@ class Trainer:
                 self._save_best(state.average.network if state.average else state.network)
             state.seconds = before + time.perf_counter() - begun
             row = self._log(size, scores)
+            state.is_over = is_over and run.end is not None  # without a budget, epochs tell
             if self._save.is_cheap() or is_over:
                 self._save()
             run.reporter.epoch(row, state.best if state.best >= 0 else None)
