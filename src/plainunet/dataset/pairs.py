@@ -14,7 +14,6 @@ import numpy as np
 
 from plainunet.config import DataConfig
 from plainunet.dataset.annotations import pair_annotated, unread
-from plainunet.dataset.groups import group_pairs
 from plainunet.dataset.layouts import (
     MASK_WORD,
     NO_TRUTH,
@@ -45,6 +44,7 @@ from plainunet.dataset.matching import (
     split_suffixes,
 )
 from plainunet.dataset.scenes import cut_scenes, pair_polygons, polygon_files
+from plainunet.dataset.split import group_pairs
 from plainunet.errors import Error
 from plainunet.formats.colors import ColoredMaskError, count_colors
 from plainunet.formats.encoded import decoding, open_encoded
