@@ -239,6 +239,28 @@ def test_few_numbered_objects_are_asked_about(tmp_path: Path, dtype: type, most:
     assert shares(masks, truth > 0, **error.flags)[0].kind == "instances"
 
 
+@pytest.mark.parametrize("void", [None, 255])
+def test_many_classes_in_16_bits_are_asked_about(tmp_path: Path, void: int | None) -> None:
+    """Class ids from 0 to 11, of which most are several regions in a mask."""
+
+    def make(number: int) -> np.ndarray:
+        generator = np.random.default_rng(number)
+        labels = np.kron(generator.integers(0, 12, (12, 15)), np.ones((6, 6), int))
+        labels[:2] = 0 if void is None else void
+        return labels
+
+    masks, truth = write(
+        tmp_path, lambda labels, path, _: save_tiff(labels.astype(np.uint16), path), make
+    )
+    error = raises(masks)
+    assert error.code == "ids-or-objects"
+    objects, classes = error.choices.values()
+    assert shares(masks, truth > 0, **objects)[0].kind == "instances"
+    coding, pixels = find_coding(masks, DataConfig(**classes))
+    assert np.array_equal([coding.read(mask) for mask in masks], truth)
+    assert pixels.sum() == np.sum(truth < 12)
+
+
 def test_an_erased_object_leaves_a_gap(tmp_path: Path) -> None:
     """In one mask of many: the values do not become classes without a question."""
 

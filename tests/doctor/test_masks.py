@@ -236,6 +236,30 @@ def test_a_photograph_among_masks(tmp_path: Path) -> None:
     assert codes(findings) == {"colored-mask": ["1.png"]}
 
 
+def test_coloured_masks_of_which_most_are_empty(tmp_path: Path) -> None:
+    colored = np.zeros((16, 24, 3), np.uint8)
+    colored[4:9, 4:9] = 255, 0, 0
+    paths = write(tmp_path, [np.zeros((16, 24), np.uint8)] * 5)
+    Image.fromarray(colored).save(paths[1])
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert contents.coding.kind == "colors"
+    assert "colored-mask" not in codes(findings)
+
+
+@pytest.mark.parametrize("count", [100, 101])
+def test_many_classes_in_8_bits_are_asked_about(tmp_path: Path, count: int) -> None:
+    """One mask with many of them is not set aside."""
+    rows = np.random.default_rng(0).permutation(101).astype(np.uint8)[:count, None]
+    masks = [np.repeat(part, 8, axis=0) for part in np.array_split(rows, 30)]
+    paths = write(tmp_path, [*masks, np.repeat(rows[:60], 4, axis=1)])
+    contents, findings, _ = understand(paths)
+    assert contents is None
+    (finding,) = findings.found
+    assert finding.code == "many-values"
+    assert finding.message.endswith("--encoding ids." if count == 101 else "(--classes).")
+
+
 def mask_file(folder: Path, number: int, suffix: str = ".png") -> Path:
     return folder / "masks" / f"{number:02d}{suffix}"
 

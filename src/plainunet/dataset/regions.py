@@ -59,6 +59,18 @@ def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
     return "yes" if is_sure and not in_place else "maybe"
 
 
+def share_whole(counts: Sequence[MaskCounts], ignore: int | None) -> float:
+    """The fraction of values that are one region in their mask; 0 without values.
+
+    Near 1 for numbered objects, lower for class ids. Of a few masks and values, spread evenly.
+    """
+    found = []
+    for each in _sample(counts, _SAMPLE // 4):
+        mask, numbers = read_mask(each.path), _numbers(each, ignore)
+        found += [_is_whole(mask == k) for k in numbers[:: -(-len(numbers) // _MANY) or 1]]
+    return float(np.mean(found)) if found else 0.0
+
+
 def _numbers(mask: MaskCounts, ignore: int | None) -> NDArray[np.int64]:
     no_number = [0, VOID] if ignore is None else [0, VOID, ignore]
     return np.setdiff1d(mask.values, no_number)

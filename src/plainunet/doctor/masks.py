@@ -102,7 +102,9 @@ def _set_odd_kinds_aside(
                 f"{path} is a JPEG, which changes mask values; the others are lossless. Export it "
                 "again as PNG.",
             )
-    if not by_color and 2 * len(colored) < len(counts):
+    # grey masks of one value only are coloured masks without foreground
+    has_classes = len({value for each in counts for value in each.values.tolist()}) > 1
+    if not by_color and has_classes and 2 * len(colored) < len(counts):
         for path in colored:
             message = (
                 f"{path} is coloured; the others have one value per pixel. Is it the right file? "
@@ -155,7 +157,9 @@ def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Sourc
         return min(sides, key=len)
     if problem.code == "many-values":
         usual = float(np.median([len(each.values) for each in counts]))
-        return [each.path for each in counts if len(each.values) > 2 * usual + 8]
+        odd = {each.path for each in counts if len(each.values) > 2 * usual + 8}
+        rest = {value for each in counts if each.path not in odd for value in each.values.tolist()}
+        return [each.path for each in counts if each.path in odd and len(rest) <= _MANY]
     if problem.code == "stray-color" and problem.flags:
         colors = [int(color, 16) for color in problem.flags["colors"]]
         found = count_all_colors([each.path for each in counts])
