@@ -278,7 +278,7 @@ def test_calibration_takes_any_folder(
     (checkpoint.parent / "split.csv").write_text("image,mask,split\n")
     options = ExportOptions(to="onnx", precision="int8", data=small_data)
     card = load_checkpoint(checkpoint)[1]
-    assert len(find_calibration(checkpoint, card, 3, options, silent)) == 8
+    assert len(list(find_calibration(checkpoint, card, 3, options, silent))) == 8
 
 
 @pytest.mark.slow

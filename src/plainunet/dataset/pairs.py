@@ -576,12 +576,17 @@ def _list(
     return found
 
 
+def _is_heic(path: Path) -> bool:
+    return path.suffix.lower() in (".heic", ".heif")
+
+
 def _set_aside(path: Path) -> Change:
     return Change("rename", (path,), (path.with_name(f"{path.name}.aside"),))
 
 
 def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -> dict[Key, Path]:
-    """The first file of each name; others are reported."""
+    """The first file of each name, rather no HEIC, which may lack a reader; others are reported."""
+    found = {key: sorted(paths, key=_is_heic) for key, paths in found.items()}
     twice = [
         DataError(
             f"{first} and {path} share their name; the first is used.",

@@ -1,7 +1,7 @@
 """The images that an exported file is checked on: given, held out from training, or synthetic."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,15 +69,16 @@ def find_calibration(
     channels: int,
     options: ExportOptions,
     reporter: Reporter,
-) -> list[NDArray[Any]]:
-    """Find images [H, W, C] to calibrate int8 with: given ones, or training images.
+) -> Iterator[NDArray[Any]]:
+    """Read images [H, W, C] to calibrate int8 with: given ones, or training images.
 
     Raises:
         FileNotFoundError: A given image or folder does not exist.
         ValueError: There are none, or one cannot be read.
     """
     if options.images:
-        return _read_given(options.images, channels)
+        yield from _read_given(options.images, channels)
+        return
     folder = options.data or _training_folder(checkpoint)
     if folder is None:
         raise Error(
@@ -93,19 +94,18 @@ def find_calibration(
         # not the folder of the training, and without splits
         dataset, _ = open_dataset(card, checkpoint, folder, None, None, reporter)
     spread = range(0, len(dataset), -(-len(dataset) // CALIBRATING))
-    return [match_channels(dataset[number][0], channels) for number in spread]
+    for number in spread:
+        yield match_channels(dataset[number][0], channels)
 
 
-def _read_given(paths: Sequence[Path], channels: int) -> list[NDArray[Any]]:
+def _read_given(paths: Sequence[Path], channels: int) -> Iterator[NDArray[Any]]:
     """Read images [H, W, C]; an error names the file."""
-    images = []
     for path in paths:
         image = read_image(path)
         try:
-            images.append(match_channels(image, channels))
+            yield match_channels(image, channels)
         except ValueError as error:
             raise Error(f"{path}: {error}") from error
-    return images
 
 
 def _training_folder(checkpoint: Path) -> Path | None:

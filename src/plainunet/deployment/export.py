@@ -310,8 +310,8 @@ def _calibration(
         return []
     channels = predictor.network.in_channels
     found = find_calibration(checkpoint, predictor.card, channels, options, reporter)
-    cropped = crop([Example(image) for image in found], side)
-    return [predictor.network_input(each.image) for each in cropped]
+    # cropped one by one: large images would not fit into memory together
+    return [predictor.network_input(crop([Example(image)], side)[0].image) for image in found]
 
 
 def _build(
