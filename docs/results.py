@@ -499,7 +499,8 @@ def _ablations(rows: Sequence[Record]) -> Iterator[str]:
     yield (
         "One change at a time, on the same held-out images: the score without and with it, and "
         "the difference with its 95% confidence interval by a paired bootstrap (`plainunet "
-        "compare`)."
+        "compare`). The interval covers the choice of images, not the seed: the rows with another "
+        "seed show how much of a difference may be chance."
     )
     header = ["dataset", "change", "metric", "without", "with", "difference", "95% CI"]
     yield _table(
