@@ -256,9 +256,21 @@ def test_many_classes_in_16_bits_are_asked_about(tmp_path: Path, void: int | Non
     assert error.code == "ids-or-objects"
     objects, classes = error.choices.values()
     assert shares(masks, truth > 0, **objects)[0].kind == "instances"
+    assert classes["values"] == tuple(range(12))  # a tuple becomes a flag that runs
     coding, pixels = find_coding(masks, DataConfig(**classes))
     assert np.array_equal([coding.read(mask) for mask in masks], truth)
     assert pixels.sum() == np.sum(truth < 12)
+
+
+def test_many_objects_in_16_bits_next_to_empty_masks(tmp_path: Path) -> None:
+    def make(number: int) -> np.ndarray:
+        places = np.arange(1, 21).reshape(4, 5) * (number % 3 > 0)
+        return np.kron(places, np.pad(np.ones((12, 12), int), 3))
+
+    masks, truth = write(
+        tmp_path, lambda labels, path, _: save_tiff(labels.astype(np.uint16), path), make, 9
+    )
+    assert shares(masks, truth > 0)[0].kind == "instances"
 
 
 def test_an_erased_object_leaves_a_gap(tmp_path: Path) -> None:

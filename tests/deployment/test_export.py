@@ -378,7 +378,7 @@ def test_the_validation_images_of_the_run_are_found(small_data: Path, tmp_path: 
     assert str(tmp_path) not in described  # it is stored in the file
     assert found
     assert all(each.truth is not None and each.truth.shape == (48, 64) for each in found)
-    window = crop(found, 30)[0]
+    window = crop(found[0], 30)
     assert window.image.shape == (30, 30, 3)
     assert window.truth is not None
     assert window.truth.shape == (30, 30)

@@ -25,7 +25,7 @@ from plainunet.dataset.coding import (
     palettes_differ,
 )
 from plainunet.dataset.pairs import Pair
-from plainunet.dataset.regions import are_edges, main_values, number_objects, share_whole
+from plainunet.dataset.regions import are_edges, are_in_pieces, main_values, number_objects
 from plainunet.dataset.split import SPLIT_FILE, write_split
 from plainunet.errors import Error
 from plainunet.files import require_writable
@@ -46,7 +46,6 @@ from plainunet.settings import DATASET_FILE, write_dataset
 
 _MOST_IDS = 64
 _MANY_IN_ONE_FILE = 8
-_MOSTLY_WHOLE = 0.5
 _NEAR_END = 32
 _FEW_MASKS = 0.05
 _RARE = 1e-3
@@ -383,7 +382,7 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
         )
     deep = [len(each.values) for each in counts if each.is_deep]
     if 2 * len(deep) > len(counts) and np.median(deep) > _MANY_IN_ONE_FILE:
-        if 0 in present and share_whole(counts, known.ignore) < _MOSTLY_WHOLE:
+        if 0 in present and are_in_pieces(counts, known.ignore):
             raise _many_regions(sorted(present))
         return None  # objects anyway
     objects = number_objects(counts, known.ignore)
@@ -408,7 +407,8 @@ def _many_regions(present: list[int]) -> DataError:
     """The error for many values in 16 bits of which most are several regions in one mask."""
     *ids, last = present
     is_void = last == IGNORED and ids[-1] <= _MOST_IDS
-    classes = {"values": ids, "ignore": IGNORED} if is_void else {"values": present}
+    void = {"ignore": IGNORED} if is_void else {}
+    classes = {"values": tuple(ids if is_void else present), **void}
     return DataError(
         f"The masks hold {len(present)} values in 16 bits or more: {list_values(present)}. Most of "
         "them are several regions in one mask, so they may be class ids; they may also number "

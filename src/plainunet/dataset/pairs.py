@@ -585,7 +585,7 @@ def _set_aside(path: Path) -> Change:
 
 
 def _each_once(found: Mapping[Key, list[Path]], what: str, reporter: Reporter) -> dict[Key, Path]:
-    """The first file of each name, rather no HEIC, which may lack a reader; others are reported."""
+    """The first file of each name, HEIC last (it may lack a reader); the others are reported."""
     found = {key: sorted(paths, key=_is_heic) for key, paths in found.items()}
     twice = [
         DataError(

@@ -13,6 +13,7 @@ from plainunet.formats.masks import VOID, read_mask
 
 _SAMPLE = 16
 _NEARLY_ALL = 0.95
+_MOSTLY_WHOLE = 0.5
 _ALIKE = 0.75
 _IN_PLACE = 0.5
 _MOST_GREY = 0.1
@@ -50,7 +51,7 @@ def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
         return "no"
     sample = _sample(busy, _SAMPLE if most <= _MANY else _SAMPLE // 4)
     masks = [(read_mask(each.path), _numbers(each, ignore).tolist()) for each in sample]
-    if np.mean([_is_whole(mask == k) for mask, numbers in masks for k in numbers]) < _NEARLY_ALL:
+    if _share_whole(masks) < _NEARLY_ALL:
         return "no"
     in_place = _share_in_place(masks) > _IN_PLACE
     is_sure = most >= (3 if is_deep else 4) and len(lengths) > 2 and not gaps
@@ -59,21 +60,26 @@ def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
     return "yes" if is_sure and not in_place else "maybe"
 
 
-def share_whole(counts: Sequence[MaskCounts], ignore: int | None) -> float:
-    """The fraction of values that are one region in their mask; 0 without values.
+def are_in_pieces(counts: Sequence[MaskCounts], ignore: int | None) -> bool:
+    """Whether most values are several regions in their mask, as class ids are, unlike objects.
 
-    Near 1 for numbered objects, lower for class ids. Of a few masks and values, spread evenly.
+    At least one mask must have foreground. A few masks and values are looked at, spread evenly.
     """
-    found = []
-    for each in _sample(counts, _SAMPLE // 4):
-        mask, numbers = read_mask(each.path), _numbers(each, ignore)
-        found += [_is_whole(mask == k) for k in numbers[:: -(-len(numbers) // _MANY) or 1]]
-    return float(np.mean(found)) if found else 0.0
+    masks = []
+    for each in _sample([each for each in counts if len(_numbers(each, ignore))], _SAMPLE // 4):
+        numbers = _numbers(each, ignore)
+        masks.append((read_mask(each.path), numbers[:: -(-len(numbers) // _MANY)].tolist()))
+    return _share_whole(masks) < _MOSTLY_WHOLE
 
 
 def _numbers(mask: MaskCounts, ignore: int | None) -> NDArray[np.int64]:
     no_number = [0, VOID] if ignore is None else [0, VOID, ignore]
     return np.setdiff1d(mask.values, no_number)
+
+
+def _share_whole(masks: Sequence[_Numbered]) -> float:
+    """Fraction of values that are one region in their mask."""
+    return float(np.mean([_is_whole(mask == k) for mask, numbers in masks for k in numbers]))
 
 
 def _is_whole(region: NDArray[np.bool_]) -> bool:

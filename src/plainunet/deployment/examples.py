@@ -168,12 +168,9 @@ def _draw(card: Card, channels: int, dtype: np.dtype[Any]) -> list[Example]:
     return drawn
 
 
-def crop(examples: Sequence[Example], side: int) -> list[Example]:
-    """Crop examples to the `side` x `side` pixels at their centre; smaller ones are kept."""
-    cropped = []
-    for each in examples:
-        top, left = (max(0, length - side) // 2 for length in each.image.shape[:2])
-        window = slice(top, top + side), slice(left, left + side)
-        truth = None if each.truth is None else each.truth[window]
-        cropped.append(Example(np.ascontiguousarray(each.image[window]), truth))
-    return cropped
+def crop(example: Example, side: int) -> Example:
+    """Crop an example to the `side` x `side` pixels at its centre; a smaller one is kept."""
+    top, left = (max(0, length - side) // 2 for length in example.image.shape[:2])
+    window = slice(top, top + side), slice(left, left + side)
+    truth = None if example.truth is None else example.truth[window]
+    return Example(np.ascontiguousarray(example.image[window]), truth)

@@ -176,7 +176,7 @@ def export(
         side = _side(own, card, tile)
         inputs = _calibration(predictor, checkpoint, side, options, reporter)
         write = _build(Pipeline(own, card), dtype, tile, options, inputs, reporter)
-        examples = crop(found, side)
+        examples = [crop(each, side) for each in found]
         examples = [_as_tile(each, tile) for each in examples] if tile else examples
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / f"model{SUFFIX[options.to]}"
@@ -311,7 +311,7 @@ def _calibration(
     channels = predictor.network.in_channels
     found = find_calibration(checkpoint, predictor.card, channels, options, reporter)
     # cropped one by one: large images would not fit into memory together
-    return [predictor.network_input(crop([Example(image)], side)[0].image) for image in found]
+    return [predictor.network_input(crop(Example(image), side).image) for image in found]
 
 
 def _build(

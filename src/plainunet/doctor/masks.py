@@ -102,7 +102,7 @@ def _set_odd_kinds_aside(
                 f"{path} is a JPEG, which changes mask values; the others are lossless. Export it "
                 "again as PNG.",
             )
-    # grey masks of one value only are coloured masks without foreground
+    # if the grey masks hold a single value, they are coloured masks without foreground
     has_classes = len({value for each in counts for value in each.values.tolist()}) > 1
     if not by_color and has_classes and 2 * len(colored) < len(counts):
         for path in colored:
