@@ -18,7 +18,7 @@ from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.problems import Change, DataError
-from plainunet.formats.sources import parse_source
+from plainunet.formats.sources import files_of, parse_source
 from plainunet.reporter import Collected
 
 from ..folders import Row, rows, save, touch
@@ -470,6 +470,16 @@ def labelme(file: Path, *shapes: dict[str, Any]) -> None:
 
 def shape(label: str, *points: tuple[float, float], kind: str = "polygon") -> dict[str, Any]:
     return {"label": label, "points": points, "shape_type": kind}
+
+
+def test_photos_named_alike_with_labelme_files(tmp_path: Path) -> None:
+    """A camera's burst: 7_1.jpg is a photo of its own, not a mask of 7.jpg."""
+    names = [f"{number}{end}" for number in range(4) for end in ("", "_1", "_2")]
+    for at, name in enumerate(names):
+        image(tmp_path / f"{name}.jpg")
+        labelme(tmp_path / f"{name}.json", shape("cell", (0, 0), (9, 0), (at, 9)))
+    found = {(pair.image.name, files_of(pair.mask)[0].name) for pair in find_pairs(tmp_path)}
+    assert found == {(f"{name}.jpg", f"{name}.json") for name in names}
 
 
 def test_labelme_files_next_to_the_images(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Large scenes: blocks that are read where they lie, masks of pixels or polygons, splits."""
 
+import json
 import subprocess
 import sys
 from itertools import count
@@ -96,6 +97,25 @@ def test_one_file_for_each_class(folder: Path, scene: Drawn) -> None:
         own = [box for box in scene.boxes if box[4] == number]
         write_boxes(folder / "labels" / f"{NAMES[number]}.gpkg", own, column=None)
     np.testing.assert_array_equal(joined(folder), scene.mask)
+
+
+def test_one_file_for_each_tile(tmp_path: Path) -> None:
+    """As in SpaceNet: buildings_img7.geojson holds the only class of RGB_img7.tif."""
+    drawn = [draw_scene(SIDE, seed) for seed in range(3)]
+    for number, tile in enumerate(drawn):
+        shift = (number * SIDE, 0)
+        write_raster(tmp_path / "RGB" / f"RGB_img{number}.tif", tile.image, shift=shift)
+        boxes = [(a + number * SIDE, b, c + number * SIDE, d, 1) for a, b, c, d, _ in tile.boxes]
+        file = tmp_path / "buildings" / f"buildings_img{number}.geojson"
+        write_boxes(file, boxes, column=None, crs=DEGREES)
+    write_raster(tmp_path / "RGB" / "RGB_img3.tif", drawn[0].image, shift=(0, SIDE))
+    nothing = {"type": "FeatureCollection", "features": []}
+    (tmp_path / "buildings" / "buildings_img3.geojson").write_text(json.dumps(nothing))
+    data = SegmentationDataset.open(tmp_path, DataConfig(block=0, unlisted="empty"))
+    assert data.class_names == ("background", "foreground")
+    for number, tile in enumerate(drawn):
+        np.testing.assert_array_equal(data[number][1], tile.mask > 0)
+    assert not data[3][1].any()
 
 
 def test_a_usual_column_needs_no_flag(

@@ -51,7 +51,7 @@ from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import Change, DataError, as_problem, first_five
-from plainunet.formats.shapes import class_names
+from plainunet.formats.shapes import class_names, is_shapes
 from plainunet.formats.sources import (
     ImageSource,
     ObjectFiles,
@@ -262,6 +262,9 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
     if not masks:
         images = _each_once(listed, "files", reporter)
         images, masks = split_names(images)
+    seen = [path for key, path in masks.items() if key not in images]
+    if any(is_shapes(path.with_suffix(".json")) for path in seen):  # photos: 7.jpg, 7_1.jpg
+        images, masks = _each_once(listed, "files", reporter), {}
     shapes = {} if masks else _shapes(root.images, root.part, reporter)
     if images and not masks and not shapes:
         raise _no_masks(folder, root)

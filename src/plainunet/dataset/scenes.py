@@ -1,10 +1,11 @@
 """Large scenes as blocks that are read where they lie, with masks of pixels or of polygons."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -19,6 +20,7 @@ from plainunet.dataset.verify import size_problem
 from plainunet.formats.masks import class_file_names
 from plainunet.formats.polygons import (
     POLYGON_SUFFIXES,
+    Layer,
     column_values,
     read_layer,
     scene_bounds,
@@ -37,6 +39,7 @@ _SCENE_SUFFIXES = (".tif", ".tiff", ".jp2")
 _FEW_SCENES = 5  # with fewer, blocks of one scene are trained on and validated
 _USUAL_COLUMNS = ("class", "class_name", "classname", "label", "category")
 _MOST_CLASSES = 64  # of a column
+_WITHIN = 0.75  # of a file's bounding box that must lie in one scene, so that it belongs to it
 _PLACES = 32  # pixels of a class that are remembered for each block
 
 
@@ -69,14 +72,16 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
             f"{top} holds no scenes ({', '.join(_SCENE_SUFFIXES)}) for the polygons of {files[0]}. "
             f"Give their folder: --images. {folders_found(folder)}"
         )
-    if unplaced := [file for file in files if read_layer(file).crs is None]:
+    layers = [read_layer(file) for file in files]
+    if unplaced := [file for file, layer in zip(files, layers, strict=True) if layer.crs is None]:
         reporter.note(
             f"{first_five(unplaced)}: without a coordinate system (a Shapefile has it in its .prj "
             "file), so the coordinates are taken for those of the scenes."
         )
-    column = _choose_column(files, config)
+    column = _choose_column(files, layers, config)
     stems = sorted({file.stem for file in files})
-    by_scene = {scene.stem for scene in scenes} >= {*stems}
+    overlaps = _find_overlaps(layers, scenes)
+    by_scene = {scene.stem for scene in scenes} >= {*stems} or _is_one_per_scene(overlaps)
     if column:
         found = {name for file in files for name in column_values(file, column) if name}
         names = sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name))
@@ -88,8 +93,11 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
         f"{first_five(files)}; classes: {', '.join(classes)}."
     )
     pairs, empty = [], []
-    for scene in scenes:
-        there = [file for file in files if _overlap(file, scene)]
+    above: dict[int, list[Path]] = defaultdict(list)
+    for file, number, _ in sorted(overlaps):
+        above[number].append(files[file])
+    for number, scene in enumerate(scenes):
+        there = above[number]
         if not there and not config.unlisted:
             empty.append(scene)
             continue
@@ -115,16 +123,39 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
     return pairs
 
 
-def _overlap(file: Path, scene: Path) -> bool:
-    layer = read_layer(file)
-    left, bottom, right, top = scene_bounds(scene, layer.crs)
-    other = layer.bounds
-    return left < other[2] and other[0] < right and bottom < other[3] and other[1] < top
+class _Overlap(NamedTuple):
+    file: int
+    scene: int
+    share: float  # fraction of the file's bounding box that lies in the scene's
 
 
-def _choose_column(files: Sequence[Path], config: FolderConfig) -> str:
+def _find_overlaps(layers: Sequence[Layer], scenes: Sequence[Path]) -> list[_Overlap]:
+    """The files of polygons and the scenes, by number, whose bounding boxes overlap."""
+    import shapely
+
+    found = []
+    for crs in {layer.crs for layer in layers}:
+        tree = shapely.STRtree([shapely.box(*scene_bounds(scene, crs)) for scene in scenes])
+        for file, layer in enumerate(layers):
+            if layer.crs != crs or not np.isfinite(layer.bounds).all():
+                continue
+            own = shapely.box(*layer.bounds)
+            for scene in tree.query(own, predicate="intersects").tolist():
+                common = tree.geometries[scene].intersection(own)
+                if own.area == 0 or common.area > 0:  # not only its edge
+                    share = common.area / own.area if own.area else 1.0
+                    found.append(_Overlap(file, scene, share))
+    return found
+
+
+def _is_one_per_scene(overlaps: Sequence[_Overlap]) -> bool:
+    """Whether several files lie each in a scene of its own, so that they are not classes."""
+    owners = {each.file: each.scene for each in overlaps if each.share > _WITHIN}
+    return len({*owners.values()}) == len({each.file for each in overlaps}) > 1
+
+
+def _choose_column(files: Sequence[Path], layers: Sequence[Layer], config: FolderConfig) -> str:
     """The column of the classes; "" if there is none."""
-    layers = [read_layer(file) for file in files]
     shared = [name for name in layers[0].columns if all(name in each.columns for each in layers)]
     given = config.class_column
     if given == "" or given in shared:
