@@ -106,6 +106,14 @@ def test_a_suffix_that_is_not_the_contents(scenes: Path, codes_of: CodesOf) -> N
     assert finding.fix == Fix(f"plainunet fix {scenes} wrong-extension", change)
 
 
+@pytest.mark.parametrize("suffix", [".j2k", ".jp2", ".JPX"])
+def test_a_format_has_several_suffixes(scenes: Path, codes_of: CodesOf, suffix: str) -> None:
+    with Image.open(scenes / "images/03.png") as image:
+        image.save(scenes / f"images/03{suffix}", "JPEG2000")
+    (scenes / "images/03.png").unlink()
+    assert codes_of(scenes) == {}
+
+
 def test_a_name_that_is_not_utf8(scenes: Path, codes_of: CodesOf) -> None:
     name = b"caf\xe9.png".decode(errors="surrogateescape")
     for folder in ("images", "masks"):

@@ -32,7 +32,12 @@ _FIX = (
 )
 _MOST_COMPARED = 50
 _ALIKE = 0.7
-_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
+_SUFFIXES = {
+    "jpeg": (".jpg", ".jpeg"),
+    "tiff": (".tif", ".tiff"),
+    "jp2": (".jp2", ".j2k", ".jpx"),
+    "heic": (".heic", ".heif"),
+}
 
 
 class _Lonely(NamedTuple):
