@@ -408,9 +408,10 @@ def test_warnings_of_other_types_appear_once() -> None:
     assert "grey" in of_grey
 
 
-def test_warnings_of_floats_above_1() -> None:
+@pytest.mark.parametrize("training", [{"dtypes": ["uint8"]}, {"imported": {}}])
+def test_warnings_of_floats_above_1(training: dict[str, Any]) -> None:
     image = noise(300, 400, 3).astype(np.float32)
-    predictor = make_predictor(training={"dtypes": ["uint8"]})
+    predictor = make_predictor(training=training)
     assert warnings_of(predictor, image / 255) == []
     (message,) = warnings_of(predictor, image, image)
     assert "float32" in message

@@ -74,7 +74,9 @@ class InputCheck:
             )
 
     def _check_floats(self, image: Windows) -> None:
-        known = self._card.training.get("dtypes", [image.dtype.name])
+        # imported weights do not say, but were trained on integers
+        unknown = "uint8" if "imported" in self._card.training else image.dtype.name
+        known = self._card.training.get("dtypes", [unknown])
         if image.dtype.kind != "f" or not all(name.startswith("uint") for name in known):
             return
         height, width, _ = image.shape
