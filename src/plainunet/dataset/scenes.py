@@ -79,14 +79,8 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
             "file), so the coordinates are taken for those of the scenes."
         )
     column = _choose_column(files, layers, config)
-    stems = sorted({file.stem for file in files})
     overlaps = _find_overlaps(layers, scenes)
-    by_scene = {scene.stem for scene in scenes} >= {*stems} or _is_one_per_scene(overlaps)
-    if column:
-        found = {name for file in files for name in column_values(file, column) if name}
-        names = sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name))
-    else:
-        names = ["foreground"] if by_scene and len(stems) > 1 else stems
+    names = _names_of(files, column) if column else _names_by_file(files, scenes, overlaps)
     classes = class_file_names(tuple(names))
     reporter.note(
         f"Masks of {plural(len(scenes), 'scene')} are read from the polygons of "
@@ -148,10 +142,21 @@ def _find_overlaps(layers: Sequence[Layer], scenes: Sequence[Path]) -> list[_Ove
     return found
 
 
-def _is_one_per_scene(overlaps: Sequence[_Overlap]) -> bool:
-    """Whether several files lie each in a scene of its own, so that they are not classes."""
+def _names_of(files: Sequence[Path], column: str) -> list[str]:
+    """The values of a column, numbers in their order."""
+    found = {name for file in files for name in column_values(file, column) if name}
+    return sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+
+
+def _names_by_file(
+    files: Sequence[Path], scenes: Sequence[Path], overlaps: Sequence[_Overlap]
+) -> list[str]:
+    """The stems of the files; or "foreground" if each file belongs to a scene of its own."""
+    stems = sorted({file.stem for file in files})
     owners = {each.file: each.scene for each in overlaps if each.share > _WITHIN}
-    return len({*owners.values()}) == len({each.file for each in overlaps}) > 1
+    is_alone = len({*owners.values()}) == len({each.file for each in overlaps}) > 1
+    named = len(stems) > 1 and {*stems} <= {scene.stem for scene in scenes}
+    return ["foreground"] if is_alone or named else stems
 
 
 def _choose_column(files: Sequence[Path], layers: Sequence[Layer], config: FolderConfig) -> str:
