@@ -23,6 +23,7 @@ from plainunet.dataset.coding import (
     count_masks,
     list_values,
     palettes_differ,
+    values_of,
 )
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.regions import are_edges, are_in_pieces, main_values, number_objects
@@ -208,7 +209,7 @@ def _values_of(
     legend: Legend, counts: Sequence[MaskCounts], known: DataConfig
 ) -> DataConfig | None:
     """The settings of a legend for masks of values; None if it does not match them."""
-    present = {int(value) for each in counts for value in each.values} - {known.ignore}
+    present = values_of(counts) - {known.ignore}
     legend = legend.without(known.ignore)
     names, stored = legend.names, legend.stored
     if legend.colors and counts and all(each.palette for each in counts):
@@ -367,7 +368,7 @@ def _by_convention(
 
 def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -> str | None:
     """Find numbered objects or smoothed edges in the pixels of the masks."""
-    present = {int(value) for each in counts for value in each.values} - {known.ignore}
+    present = values_of(counts) - {known.ignore}
     if len(present) < 3 or len(known.classes) not in (0, 2):
         return None
     if len(present) > 3 and are_edges(counts):

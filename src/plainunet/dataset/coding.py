@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -251,6 +251,11 @@ class MaskCounts(NamedTuple):
     hides: bool = False  # whether pixels of one colour differ in opacity
     nodata: int | None = None  # the nodata value of its file
     edge: tuple[int, ...] = ()  # [n], pixels of each value along the borders
+
+
+def values_of(counts: Iterable[MaskCounts]) -> set[int]:
+    """All values that occur in masks."""
+    return {value for each in counts for value in each.values.tolist()}
 
 
 def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:

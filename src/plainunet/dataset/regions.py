@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.dataset.coding import MaskCounts
+from plainunet.dataset.coding import MaskCounts, values_of
 from plainunet.formats.masks import VOID, read_mask
 
 _SAMPLE = 16
@@ -120,7 +120,7 @@ def are_edges(counts: Sequence[MaskCounts], plain: Sequence[int] = ()) -> bool:
     greys = [int(each.pixels[~np.isin(each.values, plain)].sum()) for each in counts]
     with_greys = [each for each, of_each in zip(counts, greys, strict=True) if of_each]
     total = sum(int(each.pixels.sum()) for each in counts)
-    values = {int(value) for each in counts for value in each.values}
+    values = values_of(counts)
     if not with_greys or not {0, white} <= values:
         return False
     if sum(greys) > _MOST_GREY * total:

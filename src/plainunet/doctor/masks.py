@@ -17,6 +17,7 @@ from plainunet.dataset.coding import (
     Values,
     count_all_colors,
     palettes_differ,
+    values_of,
 )
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.findings import Findings, change_of
@@ -103,7 +104,7 @@ def _set_odd_kinds_aside(
                 "again as PNG.",
             )
     # if the grey masks hold a single value, they are coloured masks without foreground
-    has_classes = len({value for each in counts for value in each.values.tolist()}) > 1
+    has_classes = len(values_of(counts)) > 1
     if not by_color and has_classes and 2 * len(colored) < len(counts):
         for path in colored:
             message = (
@@ -158,7 +159,7 @@ def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Sourc
     if problem.code == "many-values":
         usual = float(np.median([len(each.values) for each in counts]))
         odd = {each.path for each in counts if len(each.values) > 2 * usual + 8}
-        rest = {value for each in counts if each.path not in odd for value in each.values.tolist()}
+        rest = values_of(each for each in counts if each.path not in odd)
         return [each.path for each in counts if each.path in odd and len(rest) <= _MANY]
     if problem.code == "stray-color" and problem.flags:
         colors = [int(color, 16) for color in problem.flags["colors"]]
@@ -200,7 +201,7 @@ def _add_faulty(
     ):
         void = IGNORED  # beside class ids, 255 is ignored without a flag
     if problem.code == "ambiguous-255" and 0 < len(faulty) < len(counts):
-        held = {int(value) for each in counts if each.path in faulty for value in each.values}
+        held = values_of(each for each in counts if each.path in faulty)
         if not {1, 255} <= held:  # else 255 may be the ignore index in them
             fix = change_of("values", faulty, (255, 1) if 255 in held else (1, 255))
     elif problem.code == "stray-value" and "ignore" in flags and void is not None:
