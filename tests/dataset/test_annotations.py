@@ -108,6 +108,7 @@ def test_coco_2017(tmp_path: Path) -> None:
         ("annotations.json", ["C:\\set\\images\\a.jpg"], ["images/a.jpg"]),
         ("annotations/instances_default.json", ["a.jpg"], ["images/a.jpg"]),
         ("annotations/all.json", ["../images/a.jpg"], ["images/a.jpg"]),
+        ("annotations/LIVECell/all.json", ["a.jpg"], ["images/livecell/a.jpg"]),
         ("images/all.json", ["a.jpg"], ["images/a.jpg"]),
         # folders whose name matches the file come first
         ("train_set_zoo.json", ["a.jpg"], ["train_set/a.jpg"]),

@@ -3,8 +3,10 @@
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import find_coding
+from plainunet.dataset.coding import Instances
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.problems import Change, DataError
-from plainunet.formats.sources import files_of, parse_source
+from plainunet.formats.sources import files_of, parse_source, path_of
 from plainunet.reporter import Collected
 
 from ..folders import Row, rows, save, touch
@@ -461,6 +464,43 @@ def test_augmented_copies_are_one_group(tmp_path: Path, copy: str) -> None:
             mask(tmp_path / f"train/{stem}_mask.png")
     found = pairs_of(tmp_path)
     assert [row[2] for row in found] == ["img0_jpg"] * 3 + ["img1_jpg"] * 3
+
+
+def tracked(root: Path, every: int) -> None:
+    """The Cell Tracking Challenge: objects in SEG, for some frames; markers in TRA, for all."""
+    for sequence, frame in product(("01", "02"), range(6)):
+        image(root / f"{sequence}/t{frame:03}.tif")
+        mask(root / f"{sequence}_GT/TRA/man_track{frame:03}.tif")
+        if frame % every == 0:
+            mask(root / f"{sequence}_GT/SEG/man_seg{frame:03}.tif")
+
+
+def test_frames_of_a_tracking_challenge(tmp_path: Path) -> None:
+    tracked(tmp_path / "whole", 1)
+    data = SegmentationDataset.open(tmp_path / "whole")
+    assert isinstance(data.coding, Instances)
+    assert Counter(pair.group for pair in data.pairs) == {"01": 6, "02": 6}
+    assert all(path_of(pair.mask).parent.name == "SEG" for pair in data.pairs)
+    tracked(tmp_path / "some", 3)
+    with pytest.raises(DataError) as caught:
+        find_pairs(tmp_path / "some")
+    assert caught.value.code == "no-mask"
+    pairs = find_pairs(tmp_path / "some", DataConfig(skip_unlabelled=True))
+    assert [path_of(pair.image).name for pair in pairs] == ["t000.tif", "t003.tif"] * 2
+    for sequence in ("01", "02"):
+        mask(tmp_path / f"some/{sequence}_ST/SEG/man_seg000.tif")
+    notes = Collected()
+    assert find_pairs(tmp_path / "some", DataConfig(skip_unlabelled=True), notes) == pairs
+    assert sum("_ST" in note for note in notes.notes) == 2
+
+
+def test_masks_of_two_splits_are_no_rivals(tmp_path: Path) -> None:
+    """As in TN3K: the images of both splits have the same names."""
+    for part, number in product(("trainval", "test"), range(3)):
+        image(tmp_path / f"{part}-image/{number:04}.jpg")
+        mask(tmp_path / f"{part}-mask/{number:04}.png")
+    parts = Counter(pair.part for pair in find_pairs(tmp_path))
+    assert parts == {"train": 3, "test": 3}
 
 
 def labelme(file: Path, *shapes: dict[str, Any]) -> None:

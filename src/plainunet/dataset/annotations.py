@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from unicodedata import normalize
 
@@ -40,6 +41,9 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
     """
     below = sorted(each for each in list_folder(folder) if each.is_dir())
     places = [each for each in below if each.name.lower() == "annotations" or find_part(each.name)]
+    # annotations/LIVECell/
+    inner = [each.iterdir() for each in places if each.name.lower() == "annotations"]
+    places += sorted(each for each in chain(*inner) if each.is_dir())
     for place in (folder, *places):
         with os.scandir(place) as entries:
             names = sorted(

@@ -342,8 +342,8 @@ def _by_convention(
     if known.encoding or known.values or known.classes or known.ignore is not None:
         return known
     names = [path_of(each.path).stem for each in counts]
-    if all(name.endswith("_cp_masks") for name in names):
-        reporter.note("note: these are Cellpose masks, whose values number objects")
+    if all(name.endswith("_cp_masks") or name.startswith("man_seg") for name in names):
+        reporter.note(f"note: the values of {names[0]} and the others number objects")
         return known.model_copy(update={"encoding": "instances"})
     files = Counter(value for each in counts for value in each.values.tolist())
     present = sorted(files)

@@ -258,7 +258,29 @@ def _beside(folder: Path, pattern: str) -> tuple[Root, ...]:
     )
 
 
+def _tracked(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
+    """The Cell Tracking Challenge: 01/ with 01_GT/SEG/; 01_GT/TRA/ holds markers only."""
+    roots = []
+    for name in _folders(folder):
+        masks, silver = (folder / f"{name}_{truth}" / "SEG" for truth in ("GT", "ST"))
+        if masks.is_dir():
+            roots.append(Root(folder / name, masks, name))
+            if silver.is_dir():
+                reporter.note(
+                    f"Masks are read from {masks}, not from {silver}, which are computed. To use "
+                    "these: --pairs '*/t*.tif:*_ST/SEG/man_seg*.tif'"
+                )
+    return tuple(roots)
+
+
+def is_tracked(root: Root) -> bool:
+    """Whether the images are frames of a sequence, named as in the Cell Tracking Challenge."""
+    return root.masks is not None and root.masks.parent.name == f"{root.images.name}_GT"
+
+
 def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
+    if tracked := _tracked(folder, reporter):
+        return tracked
     names = {name.lower(): name for name in _folders(folder)}
     known = []
     for images, all_masks, part in _KNOWN:
@@ -389,7 +411,7 @@ def _one_of(
 
 def is_known(root: Root) -> bool:
     """Whether the names are those of a known tool or dataset."""
-    return any(root.images.name.lower() == images for images, _, _ in _KNOWN)
+    return is_tracked(root) or any(root.images.name.lower() == images for images, _, _ in _KNOWN)
 
 
 def rivals(roots: Sequence[Root]) -> list[Path]:
@@ -398,12 +420,15 @@ def rivals(roots: Sequence[Root]) -> list[Path]:
     Each exists next to the masks of all roots.
     """
     root, *others = roots
+    if is_tracked(root):
+        return []
+    used = {path for each in roots for path in (each.images, each.masks)}
     above = (root.masks or root.images).parent
     all_above = [(each.masks or each.images).parent for each in others]
     return [
         above / name
         for name in _folders(above)
-        if above / name not in (root.images, root.masks)
+        if above / name not in used
         and name.lower() not in PARTS
         and not NO_TRUTH.search(name)
         and all((each / name).is_dir() for each in all_above)

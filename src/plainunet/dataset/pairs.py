@@ -26,6 +26,7 @@ from plainunet.dataset.layouts import (
     find_part,
     folders_found,
     is_known,
+    is_tracked,
     rivals,
     shape_files,
     walk,
@@ -143,18 +144,19 @@ class _Kept(Collected):
 
 def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[Pair], str | None]:
     """Find pairs by folder names or annotation files, else by the contents of folders."""
-    kept, pattern, lacks = _Kept(), None, False
+    kept, pattern, settled = _Kept(), None, False
     listed: list[Pair] = []
     failed: ValueError | FileNotFoundError | None = None
     try:
         layout = find_layout(folder, config, kept)
         there = all(root.masks and any(walk(root.masks)) for root in layout.roots)
-        lacks = any(root.masks and not root.masks.is_dir() for root in layout.roots)
+        settled = any(root.masks and not root.masks.is_dir() for root in layout.roots)
         if config.masks is None and (config.rle or not there):
             listed = pair_annotated(folder, config, kept)
         if not listed:
             listed = _in_folders(folder, layout, config, kept)
             pattern = layout.group_by
+            settled = settled or (bool(listed) and all(map(is_known, layout.roots)))
     except (ValueError, FileNotFoundError) as error:
         failed = error
     codes = {getattr(failed, "code", "")} if isinstance(failed, ValueError) else {"no-data"}
@@ -164,7 +166,7 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
     found = [part for each in kept.problems for part in getattr(each, "parts", (each,))]
     alone = sum(getattr(each, "code", "") == "no-mask" for each in found)
     named = config.images is not None or config.masks is not None
-    if not named and not lacks and len(listed) <= alone and codes == {"no-data"}:
+    if not named and not settled and len(listed) <= alone and codes == {"no-data"}:
         if not listed and (lists := find_lists(folder)):
             raise DataError(
                 f"{folder}: no matching images and masks found by folder or file names.",
@@ -230,8 +232,14 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     kept.hand_on(reporter)
     if skip_unlabelled and len(joined) < len(images):
         reporter.note(f"{len(images) - len(joined)} images without a mask are skipped.")
+    sequences = {root.part for root in layout.roots if is_tracked(root)}
     listed = [
-        Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
+        Pair(
+            images[key],
+            masks[mask],
+            key[0] if key[0] in sequences and len(sequences) > 1 else Path(*key).as_posix(),
+            parts[key],
+        )
         for key, mask in joined.items()
     ]
     outside = [each for each in listed if each.part is None] if any(parts.values()) else []
