@@ -163,8 +163,9 @@ def _images_folder(folder: Path, file: Path) -> Path:
     base = file.parent if folder in (file.parent, *file.parent.parents) else folder
     if any(each.suffix.lower() in IMAGE_SUFFIXES for each in list_folder(base)):
         return base
-    if base != folder and base.name.lower() == "annotations":
-        base = base.parent
+    inside = base.relative_to(folder).parts
+    above = [at for at, name in enumerate(inside) if name.lower() == "annotations"]
+    base = folder.joinpath(*inside[: above[0]]) if above else base
     below = sorted(each for each in list_folder(base) if each.is_dir() and each.name[0] != ".")
     alike = [each for each in below if each.name.lower() in file.stem.lower()]
     alike.sort(key=lambda each: -len(each.name))

@@ -232,14 +232,8 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     kept.hand_on(reporter)
     if skip_unlabelled and len(joined) < len(images):
         reporter.note(f"{len(images) - len(joined)} images without a mask are skipped.")
-    sequences = {root.part for root in layout.roots if is_tracked(root)}
     listed = [
-        Pair(
-            images[key],
-            masks[mask],
-            key[0] if key[0] in sequences and len(sequences) > 1 else Path(*key).as_posix(),
-            parts[key],
-        )
+        Pair(images[key], masks[mask], _group(key, layout), parts[key])
         for key, mask in joined.items()
     ]
     outside = [each for each in listed if each.part is None] if any(parts.values()) else []
@@ -250,6 +244,12 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         )
         reporter.problem(DataError(message, "outside-of-parts", [each.image, each.mask]))
     return [each for each in listed if each.part is not None] if outside else listed
+
+
+def _group(key: Key, layout: Layout) -> str:
+    """The image; or its sequence, if there are several."""
+    sequences = {root.part for root in layout.roots if is_tracked(root)}
+    return key[0] if key[0] in sequences and len(sequences) > 1 else Path(*key).as_posix()
 
 
 _Found = tuple[dict[Key, Path], dict[Key, Path], dict[Key, Source]]
