@@ -503,6 +503,15 @@ def test_masks_of_two_splits_are_no_rivals(tmp_path: Path) -> None:
     assert parts == {"train": 3, "test": 3}
 
 
+def test_splits_one_level_down(tmp_path: Path) -> None:
+    """As in SegNet's CamVid: the images of different splits may have the same names."""
+    for part, number in product(("train", "val", "test"), range(3)):
+        image(tmp_path / f"CamVid/{part}/{number}.png")
+        mask(tmp_path / f"CamVid/{part}annot/{number}.png")
+    parts = Counter(pair.part for pair in find_pairs(tmp_path))
+    assert parts == {"train": 3, "val": 3, "test": 3}
+
+
 def labelme(file: Path, *shapes: dict[str, Any]) -> None:
     size = {"imageHeight": SIZE[0], "imageWidth": SIZE[1]}
     file.write_text(json.dumps({"shapes": shapes, "imagePath": "x.jpg", **size}))

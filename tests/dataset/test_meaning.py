@@ -485,6 +485,21 @@ def test_a_ring_of_255_larger_than_class_1(tmp_path: Path) -> None:
     shares(masks, np.where(RING, 255, truth == 2), **next(iter(error.choices.values())))
 
 
+def test_255_after_large_ids(tmp_path: Path) -> None:
+    """As in COCO-Stuff, where 0 is a person and 255 is unlabelled."""
+
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(np.where(RING, 255, np.uint8([95, 0, 156])[ids]).astype(np.uint8), path)
+
+    masks, truth = write(tmp_path, save)
+    void, each, smoothed = raises(masks).choices.values()
+    assert (void["ignore"], set(void["values"])) == (255, {0, 95, 156})
+    assert set(each["values"]) == {0, 95, 156, 255}
+    assert smoothed == {"encoding": "threshold"}
+    order = [void["values"].index(value) for value in (95, 0, 156)]
+    shares(masks, np.where(RING, 255, np.uint8(order)[truth]), **void)
+
+
 @pytest.mark.parametrize("order", [(2, 0, 1), (1, 0)])
 def test_black_of_a_shared_palette_is_the_background(
     tmp_path: Path, order: tuple[int, ...]

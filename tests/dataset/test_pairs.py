@@ -172,8 +172,8 @@ def test_group_by_a_pattern(tmp_path: Path) -> None:
     [
         ("", r"images/.*--images"),
         ("images/a.jpg", r"/masks does not exist"),
-        ("masks/a.png", "No images found"),
-        ("train/a.jpg", "No images found"),
+        ("masks/a.png", "Give their location"),
+        ("train/a.jpg", "Give their location"),
         ("photos/a.jpg outlines/a.png", r"--images.*Folders found: outlines/, photos/\."),
         ("train/a.jpg train_masks/a_mask.gif val/b.jpg", "val_masks does not exist"),
         ("images/a.txt masks/a.png", "/images holds no images"),

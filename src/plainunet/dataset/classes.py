@@ -1,11 +1,8 @@
 """Find out from all masks of a dataset which value or colour is which class: the coding."""
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +22,9 @@ from plainunet.dataset.coding import (
     palettes_differ,
     values_of,
 )
-from plainunet.dataset.pairs import Pair
 from plainunet.dataset.regions import are_edges, are_in_pieces, main_values, number_objects
-from plainunet.dataset.split import SPLIT_FILE, write_split
+from plainunet.dataset.split import SPLIT_FILE
 from plainunet.errors import Error
-from plainunet.files import require_writable
 from plainunet.formats.colors import (
     IGNORED,
     ColorCensus,
@@ -43,7 +38,6 @@ from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Source, path_of
 from plainunet.palette import voc_color
 from plainunet.reporter import Reporter, silent
-from plainunet.settings import DATASET_FILE, write_dataset
 
 _MOST_IDS = 64
 _MANY_IN_ONE_FILE = 8
@@ -709,6 +703,17 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
         return _which_background(census, IGNORED, ids, IGNORED)
     if len(ids) > 2 and max(ids) <= _MOST_IDS:
         return _unexpected(census, values, reason, other, tuple(ids), ignore=IGNORED in values)
+    if len(ids) > 2 and {0, IGNORED} <= {*values}:
+        return DataError(
+            f"{known}. {reason}. Value {IGNORED} may mark pixels of no class, be a class, or be "
+            "the white of smoothed masks. Choose one.",
+            "stray-value",
+            choices={
+                f"{IGNORED} marks pixels of no class": {"values": tuple(ids), "ignore": IGNORED},
+                "Each value is a class": {"values": classes},
+                "The masks are smoothed black and white": {"encoding": "threshold"},
+            },
+        )
     return _unexpected(census, values, reason, other, classes)
 
 
@@ -772,29 +777,3 @@ def describe(coding: Coding, classes: tuple[str, ...]) -> DataConfig:
     else:
         keys = {"encoding": coding.kind}
     return DataConfig(pairs=SPLIT_FILE, classes=classes, ignore=coding.ignore, **keys)
-
-
-def write_understood(folder: Path, pairs: Sequence[Pair], known: DataConfig) -> list[Path]:
-    """Write a dataset.toml and its list into a data folder.
-
-    Existing files are kept as .bak, .bak2, ... Returns the files written.
-    """
-    require_writable(folder)
-    files = [folder / SPLIT_FILE, folder / DATASET_FILE]
-    for file in files:
-        if file.exists():
-            _keep(file)
-    write_split(files[0], pairs, folder)
-    write_dataset(files[1], known)
-    return files
-
-
-def _keep(file: Path) -> None:
-    """Copy a file to the first free .bak name, unless an equal copy exists."""
-    for number in count(1):
-        copy = file.with_name(f"{file.name}.bak{number if number > 1 else ''}")
-        if not copy.exists():
-            shutil.copy2(file, copy)
-            return
-        if copy.is_file() and copy.read_bytes() == file.read_bytes():
-            return

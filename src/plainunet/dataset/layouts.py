@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,8 +119,15 @@ def find_layout(
             "--images and --masks."
         )
     if not fits:
+        inner = _folders(folder)
+        if len(inner) == 1 and not _has_images(folder):  # data/CamVid/train/, .../trainannot/
+            with suppress(ValueError):
+                found = find_layout(folder / inner[0], None, reporter)
+                if any(root.masks for root in found.roots):
+                    return found
         return Layout((Root(folder, None),))
-    return Layout(fits[0], "[^_]+" if beside[0] else None)
+    several = len(fits[0]) > 1 and all(map(is_tracked, fits[0]))
+    return Layout(fits[0], "[^_]+" if beside[0] else "^(.+)/[^/]+$" if several else None)
 
 
 def find_part(name: str) -> str | None:

@@ -26,7 +26,6 @@ from plainunet.dataset.layouts import (
     find_part,
     folders_found,
     is_known,
-    is_tracked,
     rivals,
     shape_files,
     walk,
@@ -233,7 +232,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     if skip_unlabelled and len(joined) < len(images):
         reporter.note(f"{len(images) - len(joined)} images without a mask are skipped.")
     listed = [
-        Pair(images[key], masks[mask], _group(key, layout), parts[key])
+        Pair(images[key], masks[mask], Path(*key).as_posix(), parts[key])
         for key, mask in joined.items()
     ]
     outside = [each for each in listed if each.part is None] if any(parts.values()) else []
@@ -244,12 +243,6 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         )
         reporter.problem(DataError(message, "outside-of-parts", [each.image, each.mask]))
     return [each for each in listed if each.part is not None] if outside else listed
-
-
-def _group(key: Key, layout: Layout) -> str:
-    """The image; or its sequence, if there are several."""
-    sequences = {root.part for root in layout.roots if is_tracked(root)}
-    return key[0] if key[0] in sequences and len(sequences) > 1 else Path(*key).as_posix()
 
 
 _Found = tuple[dict[Key, Path], dict[Key, Path], dict[Key, Source]]
@@ -449,13 +442,17 @@ def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
 
 def _fitting(images: _Alike, masks: _Alike) -> _Alike:
     """The image folders that match these mask folders by split and number."""
+
+    def likeness(each: Path) -> tuple[int, bool]:
+        return len({*each.parents} & {*top.parents}), each.name in top.name
+
     if masks.keys() <= images.keys():
         return {key: images[key] for key in masks}
     ((key, top), *more) = masks.items()
     if more or len(images) > len(PARTS):
         return {}
     # training/semantic/ belongs to training/image_2/; testing/image_2/ has no masks
-    return {key: max(images.values(), key=lambda each: len({*each.parents} & {*top.parents}))}
+    return {key: max(images.values(), key=likeness)}
 
 
 def _has_more(images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]) -> bool:
@@ -489,8 +486,11 @@ def _which_couple(
             "images": str(tops.pop()),
             "masks": str(above.pop()),
         }
+    reason = "several folders have matching file names. Choose"
+    if len(choices) == 1:
+        reason = "some folders of images have no masks. To leave these out"
     return DataError(
-        f"{folder}: several folders have matching file names. Choose: {'; '.join(choices)}.",
+        f"{folder}: {reason}: {'; '.join(choices)}.",
         "which-folder",
         choices=choices,
     )
@@ -555,6 +555,13 @@ def _is_mask(file: Path) -> bool:
 
 def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
     flags = "Or give their location: --images, --masks, or --pairs"
+    first = next(walk(folder, reporter=Collected()), None)
+    if root.images == folder and first:
+        return FileNotFoundError(
+            f"{folder} holds images, such as {first}, but their folders and names do not tell "
+            f"images from masks. Give their location: --images and --masks, or --pairs "
+            f"'IMAGES/*.png:MASKS/*.png'. {folders_found(folder)}"
+        )
     if root.images == folder:
         return FileNotFoundError(
             f"No images found in {folder}. Put them into images/, and masks of the same names "

@@ -1,32 +1,35 @@
 """Check a dataset folder: its findings and a summary of its contents."""
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import describe, write_understood
+from plainunet.dataset.classes import describe
 from plainunet.dataset.coding import MaskCounts, count_masks, read_pair
 from plainunet.dataset.layouts import walk
 from plainunet.dataset.pairs import Pair, find_pairs
-from plainunet.dataset.split import SPLIT_FILE
+from plainunet.dataset.split import SPLIT_FILE, write_split
 from plainunet.doctor.findings import CODES, Finding, Findings, Severity, as_flags, require_code
 from plainunet.doctor.fit import check_fits
 from plainunet.doctor.fix import apply, last_fix
 from plainunet.doctor.images import PairFacts, check_images, group_copies, read_facts
 from plainunet.doctor.masks import Contents, check_contents, find_contents
 from plainunet.errors import Error, require_types, take_path
+from plainunet.files import require_writable
 from plainunet.formats.problems import Change, DataError, as_problem, command
 from plainunet.formats.shards import require_no_shards
 from plainunet.formats.sources import Source, files_of, path_of
 from plainunet.page import plural
 from plainunet.palette import default_names
 from plainunet.reporter import Reporter, or_default, silent, track
-from plainunet.settings import DATASET_FILE, with_dataset
+from plainunet.settings import DATASET_FILE, with_dataset, write_dataset
 from plainunet.system import keep_freed_memory
 
 
@@ -469,7 +472,7 @@ def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[li
         )
     coding = diagnosis.contents.coding
     classes = describe(coding, diagnosis.config.classes or coding.names)
-    files = write_understood(diagnosis.data, kept, classes)
+    files = _write_understood(diagnosis.data, kept, classes)
     return files, len(diagnosis.pairs) - len(kept)
 
 
@@ -484,3 +487,29 @@ def _left_out(diagnosis: Diagnosis, codes: Sequence[str]) -> tuple[set[Source], 
         elif which is not None:
             anywhere.update(finding.files if which == "all" else finding.files[:1])
     return anywhere, in_train
+
+
+def _write_understood(folder: Path, pairs: Sequence[Pair], known: DataConfig) -> list[Path]:
+    """Write a dataset.toml and its list into a data folder.
+
+    Existing files are kept as .bak, .bak2, ... Returns the files written.
+    """
+    require_writable(folder)
+    files = [folder / SPLIT_FILE, folder / DATASET_FILE]
+    for file in files:
+        if file.exists():
+            _keep(file)
+    write_split(files[0], pairs, folder)
+    write_dataset(files[1], known)
+    return files
+
+
+def _keep(file: Path) -> None:
+    """Copy a file to the first free .bak name, unless an equal copy exists."""
+    for number in count(1):
+        copy = file.with_name(f"{file.name}.bak{number if number > 1 else ''}")
+        if not copy.exists():
+            shutil.copy2(file, copy)
+            return
+        if copy.is_file() and copy.read_bytes() == file.read_bytes():
+            return
