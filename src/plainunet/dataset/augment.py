@@ -105,7 +105,7 @@ class Compression(A.ImageOnlyTransform):  # type: ignore[misc]
         if img.dtype != np.uint8 or img.shape[2] not in (1, 3):
             return img
         # OpenCV's channels are blue, green, red
-        _, data = cv2.imencode(".jpg", img[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        data = cv2.imencode(".jpg", img[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         read = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
         return np.ascontiguousarray(read.reshape(img.shape)[..., ::-1])
 
