@@ -3,6 +3,9 @@
     python benchmarks/ablations.py DATA [DATASET ...]
     python docs/results.py --tables
 
+The plan of the first run of a dataset, its input size and width above all, holds for the others:
+chosen anew, it would differ with the speed of the machine at that minute.
+
 In: `ablations.toml` next to this file. Out: `docs/ablations.json`, the rows of a table in
 docs/results.md: the score with and without each change, of runs with the same budget, device and
 split, and the difference with its 95 % confidence interval by a paired bootstrap over the groups of
@@ -30,6 +33,15 @@ SCORES = {
     ("dice", "pooled"): "pooled Dice",
     ("iou", "pooled"): "pooled mean IoU without background",
 }
+
+PLANNED = ("base_channels", "depth", "size", "patch", "factor", "batch_size", "normalisation")
+
+
+def planned(run: Path) -> dict[str, Any]:
+    """The settings that the plan of a run chose, without those that follow from others."""
+    found = tomllib.loads(RunFolder(run).config.read_text(encoding="utf-8"))
+    kept = {name: found[name] for name in PLANNED if found.get(name)}
+    return {name: value for name, value in kept.items() if name != "factor" or "patch" in kept}
 
 
 def train(data: Path, run: Path, settings: Mapping[str, Any]) -> None:
@@ -63,6 +75,7 @@ def main() -> None:
         base, metric = {"split_seed": 0, **study["settings"]}, study["score"]
         first = arguments.runs / name / "base"
         train(data, first, base)
+        base = {**planned(first), **base}
         for change, settings in study["changes"].items():
             second = arguments.runs / name / change.replace(" ", "-")
             train(data, second, {**base, **settings})
