@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from plainunet import Error, Predictor, TrainConfig, train
+from plainunet.evaluation.tune import tune
 from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import load_checkpoint
 
@@ -44,7 +45,8 @@ def saved(run: Path, tmp_path: Path) -> Path:
 def test_a_saved_model_predicts_the_same_masks(run: Path, saved: Path) -> None:
     image = read_image(run.parent / "data" / "images" / "0.png")
     expected = Predictor.load(run / "best.safetensors", device="cpu").predict(image)
-    assert np.array_equal(Predictor.from_pretrained(saved, device="cpu").predict(image), expected)
+    for load in (Predictor.from_pretrained, Predictor.load):
+        assert np.array_equal(load(saved, device="cpu").predict(image), expected)
     assert sorted(path.name for path in saved.iterdir()) == [
         *("README.md", "example.png", "model.safetensors"),
     ]
@@ -100,6 +102,15 @@ def test_the_model_card_has_data_scores_and_protocol(run: Path, saved: Path) -> 
     assert f"| {dice:.4f} ({low:.4f}\u2013{high:.4f}) |" in row
     assert "| images, train | 6 |" in text
     assert "](example.png)" in text
+
+
+def test_the_model_card_of_a_tuned_model(run: Path, tmp_path: Path) -> None:
+    found = tune(run, run.parent / "data", device="cpu")
+    Predictor.load(found["checkpoint"], device="cpu").save_pretrained(tmp_path / "tuned")
+    text = (tmp_path / "tuned" / "README.md").read_text(encoding="utf-8")
+    dice = found["dice"]
+    assert f"Dice per image from {dice['before']:.4f} to {dice['after']:.4f}" in text
+    assert "before its prediction was tuned" in text
 
 
 def test_names_in_a_model_card_are_text(tmp_path: Path) -> None:

@@ -390,7 +390,8 @@ def test_warnings_of_sizes_far_from_the_training_images() -> None:
     predictor = make_predictor(training={"areas": [1000, 4000]})
     near = [noise(*size, 3) for size in ((25, 40), (15, 15), (150, 150))]
     assert warnings_of(predictor, *near) == []
-    small, large = warnings_of(predictor, noise(10, 10, 3), noise(160, 160, 3))
+    tiny = noise(10, 10, 3)
+    small, large = warnings_of(predictor, tiny, tiny, noise(160, 160, 3))
     assert "10 x 10" in small
     assert "1,000 to 4,000" in large
     # without a fixed input size, no area is unusual

@@ -23,6 +23,8 @@ KEY = "plainunet"
 """Key of the JSON in a file's metadata."""
 BEST_FILE = "best.safetensors"
 """Name of the checkpoint in a run folder."""
+MODEL_FILES = ("model.safetensors", "model.onnx")
+"""Names of the model in a folder of `Predictor.save_pretrained`."""
 FOLDS_FILE = "crossval.json"
 """Name of the file that lists the runs of a cross-validation in its folder."""
 SCORES_FILE = "scores.json"
@@ -172,8 +174,8 @@ def read_card(metadata: object, path: Path) -> Card:
 def find_checkpoints(path: str | Path) -> list[Path]:
     """Find the model files that a path stands for.
 
-    A run folder stands for its `best.safetensors`, the folder of a cross-validation for those of
-    all its runs; any other path stands for itself.
+    A run folder stands for its `best.safetensors`, a folder of `save_pretrained` for its model, the
+    folder of a cross-validation for those of all its runs; any other path stands for itself.
 
     Raises:
         CheckpointError: The folder has no checkpoint, or its cross-validation is not complete.
@@ -181,11 +183,13 @@ def find_checkpoints(path: str | Path) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         return [path]
-    if (path / BEST_FILE).is_file():
-        return [path / BEST_FILE]
+    for name in (BEST_FILE, *MODEL_FILES):
+        if (path / name).is_file():
+            return [path / name]
     if not (path / FOLDS_FILE).is_file():
         raise CheckpointError(
-            f"{path}: is a folder without {BEST_FILE}. Use a checkpoint or a run folder."
+            f"{path}: is a folder without {BEST_FILE} or {MODEL_FILES[0]}. Use a checkpoint or a "
+            "run folder."
         )
     record = json.loads((path / FOLDS_FILE).read_text(encoding="utf-8"))
     found = [path / name / BEST_FILE for name in record["runs"]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.formats.images import read_image
-from plainunet.network.card import BEST_FILE, Card
+from plainunet.network.card import BEST_FILE, MODEL_FILES, Card
 from plainunet.page import count, interval, render, score
 from plainunet.prediction.exported import SUFFIXES, load_exported, need
 from plainunet.system import shorten
@@ -19,8 +19,7 @@ from plainunet.system import shorten
 if TYPE_CHECKING:
     from plainunet.prediction.predictor import Predictor
 
-CHECKPOINT, ONNX = NAMES = ("model.safetensors", "model.onnx")
-"""Names of the model in a folder."""
+CHECKPOINT, ONNX = MODEL_FILES
 README = "README.md"
 _EXAMPLE = "example"
 _MARK = "<!-- model card written by plainunet -->"
@@ -71,7 +70,7 @@ def save_model(predictor: "Predictor", folder: Path, about: About) -> None:
     if about.example:
         read_image(about.example)
     name, card = _write_model(predictor, folder)
-    for other in {*NAMES} - {name}:
+    for other in {*MODEL_FILES} - {name}:
         (folder / other).unlink(missing_ok=True)
     shown = f"{_EXAMPLE}{about.example.suffix.lower()}" if about.example else ""
     if about.example:
@@ -89,7 +88,7 @@ def _require_own(folder: Path) -> None:
     found = sorted(folder.glob("[!.]*"))
     readme = folder / README
     is_own = readme.is_file() and _MARK in readme.read_text(encoding="utf-8", errors="replace")
-    own = {*NAMES, README} if is_own else set[str]()
+    own = {*MODEL_FILES, README} if is_own else set[str]()
     for path in found:
         if path.name not in own and not (is_own and path.is_file() and path.stem == _EXAMPLE):
             raise Error(
@@ -159,11 +158,31 @@ def write_card(card: Card, architecture: Mapping[str, Any], about: About, exampl
         "amounts": card.training.get("pictures", {}),
         "areas": f"{' to '.join(dict.fromkeys(areas))} pixels" if areas else "unknown",
         "scores": _score_rows(card),
+        "tuned": _describe_tuning(card),
         "level": f"{100 * intervals.get('level', 0.95):g}%",
         "groups": intervals.get("groups", 0),
         "few": _FEW,
     }
     return f"---\n{_header(card, about)}---\n\n{render('model-card.md', **content)}"
+
+
+def _describe_tuning(card: Card) -> str:
+    """What tuning changed, if the scores are those before it; or ""."""
+    tuned = card.scores.get("tuned")
+    if not tuned:
+        return ""
+    settings = [
+        f"{name.replace('_', ' ')} {tuned['before'][name]} to {value}"
+        for name, value in tuned["after"].items()
+        if value != tuned["before"][name]
+    ]
+    names = {"dice": "Dice", "f1": "F1 of objects"}
+    gains = [
+        f"{shown} per image from {tuned[name]['before']:.4f} to {tuned[name]['after']:.4f}"
+        for name, shown in names.items()
+        if name in tuned
+    ]
+    return f"{', '.join(settings) or 'nothing'}, which brought {' and '.join(gains)}"
 
 
 def _score_rows(card: Card) -> list[tuple[str, str, str]]:
@@ -220,19 +239,19 @@ def find_model(name: str | Path, revision: str | None, token: str | None) -> Pat
     """
     folder = Path(name)
     if folder.is_dir():
-        for each in NAMES:
+        for each in MODEL_FILES:
             if (folder / each).is_file():
                 return folder / each
         if (run := folder / BEST_FILE).is_file():
             raise FileNotFoundError(f'{folder}: is a run. Use Predictor.load("{run}") instead.')
-        raise FileNotFoundError(f"{folder}: has no {' or '.join(NAMES)}.")
+        raise FileNotFoundError(f"{folder}: has no {' or '.join(MODEL_FILES)}.")
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{name}: neither a folder, nor the name of a repository of the Hugging Face Hub "
             "(OWNER/NAME). To load a file, use Predictor.load."
         )
     hub = need("huggingface_hub")
-    for each in NAMES:
+    for each in MODEL_FILES:
         try:
             return Path(hub.hf_hub_download(str(name), each, revision=revision, token=token))
         except hub.errors.LocalEntryNotFoundError as error:
@@ -244,7 +263,7 @@ def find_model(name: str | Path, revision: str | None, token: str | None) -> Pat
             continue
         except Exception as error:  # of the Hub, of HTTP, or of the connection
             raise _as_os_error(str(name), error) from error
-    raise FileNotFoundError(f"{name}: has no {' or '.join(NAMES)}.")
+    raise FileNotFoundError(f"{name}: has no {' or '.join(MODEL_FILES)}.")
 
 
 def push_model(predictor: "Predictor", about: About, private: bool, token: str | None) -> str:

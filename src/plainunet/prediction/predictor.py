@@ -57,7 +57,7 @@ class InputCheck:
         self._warned: set[str] = set()
 
     def warn_of(self, image: Windows) -> None:
-        """Warn about an image; each message about values or channels appears once."""
+        """Warn about an image; each message appears once."""
         self._check_dtype(image)
         self._check_floats(image)
         self._check_channels(image)
@@ -105,10 +105,9 @@ class InputCheck:
         area = size[0] * size[1]
         if known and not known[0] / FAR <= area <= known[1] * FAR:
             seen = " to ".join(dict.fromkeys(f"{end:,}" for end in known))
-            warn(
+            self._warn_once(
                 f"{size[0]} x {size[1]} pixels (height x width) is far from the image areas of "
-                f"training ({seen} pixels). The mask may be poor; check it.",
-                _CALLER - 1,
+                f"training ({seen} pixels). The masks of such images may be poor; check them."
             )
 
     def _warn_once(self, message: str) -> None:

@@ -600,7 +600,10 @@ def _choose_augment(stats: Fingerprint) -> tuple[str, str]:
         return "light", "images have an upright orientation: no large rotations or vertical flips"
     if stats.trained >= _MANY:
         return "light", f"{stats.trained} training images are varied enough"
-    return "strong", f"{stats.trained} training images of any orientation: all flips and rotations"
+    return "strong", (
+        f"{stats.trained} training images show no upright orientation: all flips and rotations; if "
+        "they have one, add --augment light"
+    )
 
 
 def _choose_weights(stats: Fingerprint, loss: str) -> tuple[str, str]:
