@@ -281,9 +281,10 @@ class TrainConfig(DataConfig, NetworkConfig):
     one-cycle, 0 for the others."""
     augment: AugmentName | str = "light"
     """Data augmentation preset. flip: horizontal flips; light: also scale (15 %), rotation
-    (5 degrees), shift (5 %), brightness and contrast; strong: also vertical flips, rotation to 45
-    degrees, shear, gamma and blur, for images without an upright orientation. Or your own: a
-    file (.yaml, .json) saved by Albumentations, or package.module:object."""
+    (5 degrees), shift (5 %), brightness, contrast and JPEG compression; strong: also vertical
+    flips, rotation to 45 degrees, shear, gamma and blur, for images without an upright
+    orientation. Or your own: a file (.yaml, .json) saved by Albumentations, or
+    package.module:object."""
     elastic: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Elastic deformation: standard deviation [input pixels] of random displacements on a 3 x 3
     grid. 10 in the paper; 0 disables it."""

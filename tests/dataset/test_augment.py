@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from plainunet.dataset.augment import Augment, Elastic, _strengths, displacements
+from plainunet.dataset.augment import Augment, Compression, Elastic, _strengths, displacements
 from plainunet.dataset.borders import resize_labels
 from plainunet.dataset.resize import area_shares
 
@@ -326,6 +326,26 @@ def test_resized_and_moved_labels_have_no_new_values(
     assert moved.dtype == np.uint16
     assert moved.shape == (*given_out, 1)
     assert set(np.unique(moved)) <= set(np.unique(resized)) <= set(np.unique(labels))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_compression_changes_textures_and_keeps_colours(channels: int) -> None:
+    image, _ = make_sample()
+    flat = np.full((40, 56, 3), (200, 30, 90), np.uint8)[..., :channels]
+    changed = Compression(40, p=1.0).apply(flat, quality=40)
+    assert changed.shape == flat.shape
+    assert np.abs(changed.astype(int) - flat).max() <= 6  # one colour stays, in its order
+    noise = image[..., :channels]
+    apart = [
+        np.abs(Compression(40, p=1.0).apply(noise, quality=q).astype(int) - noise).mean()
+        for q in (95, 40)
+    ]
+    assert 1 < apart[0] < apart[1]
+
+
+@pytest.mark.parametrize("image", [np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3), np.float32)])
+def test_compression_leaves_other_images_alone(image: NDArray[Any]) -> None:
+    assert Compression(40, p=1.0).apply(image, quality=40) is image
 
 
 def test_unknown_strength() -> None:
