@@ -13,10 +13,10 @@ from plainunet.dataset.classes import (
     coding_of_values,
     describe,
     find_coding,
-    write_understood,
 )
 from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values
 from plainunet.dataset.pairs import find_pairs
+from plainunet.doctor.diagnose import write_understood
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import RleImage, parse_source

@@ -472,7 +472,7 @@ def write_valid(diagnosis: Diagnosis, leave_out: Sequence[str] = ()) -> tuple[li
         )
     coding = diagnosis.contents.coding
     classes = describe(coding, diagnosis.config.classes or coding.names)
-    files = _write_understood(diagnosis.data, kept, classes)
+    files = write_understood(diagnosis.data, kept, classes)
     return files, len(diagnosis.pairs) - len(kept)
 
 
@@ -489,7 +489,7 @@ def _left_out(diagnosis: Diagnosis, codes: Sequence[str]) -> tuple[set[Source], 
     return anywhere, in_train
 
 
-def _write_understood(folder: Path, pairs: Sequence[Pair], known: DataConfig) -> list[Path]:
+def write_understood(folder: Path, pairs: Sequence[Pair], known: DataConfig) -> list[Path]:
     """Write a dataset.toml and its list into a data folder.
 
     Existing files are kept as .bak, .bak2, ... Returns the files written.
