@@ -42,7 +42,7 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
     below = sorted(each for each in list_folder(folder) if each.is_dir())
     places = [each for each in below if each.name.lower() == "annotations" or find_part(each.name)]
     # annotations/LIVECell/
-    inner = [each.iterdir() for each in places if each.name.lower() == "annotations"]
+    inner = [list_folder(each) for each in places if each.name.lower() == "annotations"]
     places += sorted(each for each in chain(*inner) if each.is_dir())
     for place in (folder, *places):
         with os.scandir(place) as entries:

@@ -1,5 +1,6 @@
 """Large scenes as blocks that are read where they lie, with masks of pixels or of polygons."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -151,12 +152,16 @@ def _names_of(files: Sequence[Path], column: str) -> list[str]:
 def _names_by_file(
     files: Sequence[Path], scenes: Sequence[Path], overlaps: Sequence[_Overlap]
 ) -> list[str]:
-    """The stems of the files; or "foreground" if each file belongs to a scene of its own."""
+    """The stems of the files; or "foreground" if each file belongs to a scene of its own.
+
+    Then they are named as the scenes, or differ in numbers only.
+    """
     stems = sorted({file.stem for file in files})
+    alike = len({re.sub(r"\d+", "", stem) for stem in stems}) == 1
     owners = {each.file: each.scene for each in overlaps if each.share > _WITHIN}
     is_alone = len({*owners.values()}) == len({each.file for each in overlaps}) > 1
     named = len(stems) > 1 and {*stems} <= {scene.stem for scene in scenes}
-    return ["foreground"] if is_alone or named else stems
+    return ["foreground"] if (alike and is_alone) or named else stems
 
 
 def _choose_column(files: Sequence[Path], layers: Sequence[Layer], config: FolderConfig) -> str:
