@@ -335,6 +335,7 @@ def test_compression_changes_textures_and_keeps_colours(channels: int) -> None:
     changed = Compression(40, p=1.0).apply(flat, quality=40)
     assert changed.shape == flat.shape
     assert np.abs(changed.astype(int) - flat).max() <= 6  # one colour stays, in its order
+    assert min(changed.strides) > 0  # else no tensor can be made of it
     noise = image[..., :channels]
     apart = [
         np.abs(Compression(40, p=1.0).apply(noise, quality=q).astype(int) - noise).mean()

@@ -104,10 +104,11 @@ class Compression(A.ImageOnlyTransform):  # type: ignore[misc]
         """Compress an image [H, W, C]."""
         if img.dtype != np.uint8 or img.shape[2] not in (1, 3):
             return img
-        # OpenCV's channels are blue, green, red
-        data = cv2.imencode(".jpg", img[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        # OpenCV's channels are blue, green, red; fancy indexing copies
+        order = [*range(img.shape[2])][::-1]
+        data = cv2.imencode(".jpg", img[..., order], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         read = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
-        return np.ascontiguousarray(read.reshape(img.shape)[..., ::-1])
+        return np.ascontiguousarray(read.reshape(img.shape)[..., order])
 
 
 def displacements(nodes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:

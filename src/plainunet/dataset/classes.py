@@ -703,7 +703,8 @@ def _misfit(census: Census, values: list[int], start: int, num_classes: int | No
         return _which_background(census, IGNORED, ids, IGNORED)
     if len(ids) > 2 and max(ids) <= _MOST_IDS:
         return _unexpected(census, values, reason, other, tuple(ids), ignore=IGNORED in values)
-    if len(ids) > 2 and {0, IGNORED} <= {*values}:
+    are_even = np.ptp(np.diff(values)) <= 1  # greys such as 0, 85, 170, 255
+    if len(ids) > 2 and {0, IGNORED} <= {*values} and not are_even:
         return DataError(
             f"{known}. {reason}. Value {IGNORED} may mark pixels of no class, be a class, or be "
             "the white of smoothed masks. Choose one.",
