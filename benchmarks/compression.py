@@ -12,20 +12,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from plainunet import Predictor
+from plainunet.dataset.augment import Compression
 from plainunet.dataset.coding import coding_from_json
 from plainunet.dataset.split import read_split
 from plainunet.evaluation.metrics import confusion_matrix, summarise
 from plainunet.formats.images import read_image
 from plainunet.training.run import RunFolder
-
-
-def compress(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Compress an image [H, W, 3] as JPEG, and decode it."""
-    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
 
 
 def main() -> None:
@@ -40,6 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     columns = ["original", "reduced", *(f"quality {each}" for each in arguments.qualities)]
     print(f"| | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    compress = Compression(lowest=0, p=1.0).apply
     size = None
     for run in arguments.runs:
         predictor = Predictor.load(run)
@@ -55,7 +50,7 @@ def main() -> None:
             image, truth = read_image(pair.image), coding.read(pair.mask)
             small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
             versions = [image, small, *(compress(small, each) for each in arguments.qualities)]
-            masks = [predictor.predict(np.ascontiguousarray(each)) for each in versions]
+            masks = [predictor.predict(each) for each in versions]
             sides = truth.shape[::-1]
             whole = [cv2.resize(mask, sides, interpolation=cv2.INTER_NEAREST) for mask in masks]
             counts.append([confusion_matrix(truth, mask, len(names)) for mask in whole])

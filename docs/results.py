@@ -508,9 +508,9 @@ python benchmarks/compression.py DATA/carvana RUN RUN
 | seed 2, with | 0.9865 | 0.9850 | 0.9850 | 0.9835 | 0.9800 |
 | `carvana-best`, 512 x 768, without | 0.9953 | 0.9946 | 0.9822 | **0.7344** | 0.6610 |
 
-The runs above were trained before, so each of them has this limit; larger files, such as the
-originals of 1918 x 1280, do not show it. (Two cores of an AMD EPYC with bf16; without at commits
-22d58fe and ae079f9, with at 17abc2a.)
+The runs above were trained before. Of them only `carvana-best` was tried; the others may have this
+limit too. The originals, JPEG files of 1918 x 1280, do not show it. (Two cores of an AMD EPYC with
+bf16; without at commits 22d58fe and ae079f9, with at 17abc2a.)
 """
 
 

@@ -491,7 +491,10 @@ def test_frames_of_a_tracking_challenge(tmp_path: Path) -> None:
         mask(tmp_path / f"some/{sequence}_ST/SEG/man_seg000.tif")
     notes = Collected()
     assert find_pairs(tmp_path / "some", DataConfig(skip_unlabelled=True), notes) == pairs
-    assert sum("_ST" in note for note in notes.notes) == 2
+    (note,) = [note for note in notes.notes if "_ST" in note]
+    assert note.count("/SEG,") == 1  # both sequences, in one note
+    assert "01_ST" in note
+    assert "02_ST" in note
 
 
 def test_masks_of_two_splits_are_no_rivals(tmp_path: Path) -> None:

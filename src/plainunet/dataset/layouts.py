@@ -268,16 +268,15 @@ def _beside(folder: Path, pattern: str) -> tuple[Root, ...]:
 
 def _tracked(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     """The Cell Tracking Challenge: 01/ with 01_GT/SEG/; 01_GT/TRA/ holds markers only."""
-    roots = []
-    for name in _folders(folder):
-        masks, silver = (folder / f"{name}_{truth}" / "SEG" for truth in ("GT", "ST"))
-        if masks.is_dir():
-            roots.append(Root(folder / name, masks, name))
-            if silver.is_dir():
-                reporter.note(
-                    f"Masks are read from {masks}, not from {silver}, which are computed. To use "
-                    "these: --pairs '*/t*.tif:*_ST/SEG/man_seg*.tif'"
-                )
+    names = [name.removesuffix("_GT") for name in _folders(folder) if name.endswith("_GT")]
+    roots = [Root(folder / name, folder / f"{name}_GT" / "SEG", name) for name in names]
+    roots = [root for root in roots if root.images.is_dir() and root.masks and root.masks.is_dir()]
+    computed = [folder / f"{root.part}_ST" / "SEG" for root in roots]
+    if computed := [each for each in computed if each.is_dir()]:
+        reporter.note(
+            f"{first_five(computed)}: these masks are computed; those in _GT/ are used. To use "
+            "the computed ones: --pairs '*/t*.tif:*_ST/SEG/man_seg*.tif'"
+        )
     return tuple(roots)
 
 

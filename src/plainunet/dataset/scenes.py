@@ -81,18 +81,18 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
         )
     column = _choose_column(files, layers, config)
     overlaps = _find_overlaps(layers, scenes)
-    names = _names_of(files, column) if column else _names_by_file(files, scenes, overlaps)
+    names = _names_in_column(files, column) if column else _names_by_file(files, scenes, overlaps)
     classes = class_file_names(tuple(names))
     reporter.note(
         f"Masks of {plural(len(scenes), 'scene')} are read from the polygons of "
         f"{first_five(files)}; classes: {', '.join(classes)}."
     )
     pairs, empty = [], []
-    above: dict[int, list[Path]] = defaultdict(list)
+    by_scene: dict[int, list[Path]] = defaultdict(list)
     for file, number, _ in sorted(overlaps):
-        above[number].append(files[file])
+        by_scene[number].append(files[file])
     for number, scene in enumerate(scenes):
-        there = above[number]
+        there = by_scene[number]
         if not there and not config.unlisted:
             empty.append(scene)
             continue
@@ -143,7 +143,7 @@ def _find_overlaps(layers: Sequence[Layer], scenes: Sequence[Path]) -> list[_Ove
     return found
 
 
-def _names_of(files: Sequence[Path], column: str) -> list[str]:
+def _names_in_column(files: Sequence[Path], column: str) -> list[str]:
     """The values of a column, numbers in their order."""
     found = {name for file in files for name in column_values(file, column) if name}
     return sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name))
