@@ -13,7 +13,10 @@ from plainunet.formats.sources import Page
 
 RANDOM = np.random.default_rng(0)
 PICTURE = Image.fromarray(RANDOM.integers(0, 256, (40, 56, 3), dtype=np.uint8))
-FORMATS = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "webp": "WEBP", "tiff": "TIFF"}
+FORMATS = {
+    **{"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "webp": "WEBP", "tiff": "TIFF"},
+    "pnm": "PPM",
+}
 
 
 def encode(name: str, **options: object) -> bytes:

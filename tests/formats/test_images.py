@@ -349,6 +349,28 @@ def test_bmp_and_gif(tmp_path: Path, suffix: str, mode: str) -> None:
     require_back(path, np.broadcast_to(wanted, (*wanted.shape[:2], 3)))
 
 
+@pytest.mark.parametrize("most", [20, 255, 1023, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pgm_and_ppm_keep_their_values(tmp_path: Path, most: int, channels: int) -> None:
+    wanted = RANDOM.integers(0, most + 1, (6, 5, channels), np.uint8 if most < 256 else np.uint16)
+    path = tmp_path / "a.pnm"
+    head = b"P%d\n# a comment\n5 6\n%d\n" % (5 if channels == 1 else 6, most)
+    path.write_bytes(head + wanted.astype(wanted.dtype.newbyteorder(">")).tobytes())
+    require_back(path, wanted)
+    if channels == 1:
+        assert (read_mask(path) == wanted[..., 0]).all()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"a\.pnm ") as raised:
+        read_image(path)
+    assert raised.value.code == "cut-off"
+
+
+def test_pbm(tmp_path: Path) -> None:
+    Image.fromarray(GREY > 127).save(tmp_path / "a.pbm")
+    require_back(tmp_path / "a.pbm", np.uint8(255) * (GREY > 127)[..., None])
+    assert (read_mask(tmp_path / "a.pbm") == (GREY > 127)).all()
+
+
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
 
 

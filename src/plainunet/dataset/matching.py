@@ -37,6 +37,7 @@ _SUFFIXES = {
     "tiff": (".tif", ".tiff"),
     "jp2": (".jp2", ".j2k", ".jpx"),
     "heic": (".heic", ".heif"),
+    "pnm": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PpmImagePlugin import PpmImageFile
 
 from plainunet.errors import Error
 from plainunet.files import require_regular
@@ -63,6 +64,7 @@ _MAGIC = {
     b"\x93NUMPY": "npy",
     b"\0\0\0\x0cjP  \r\n\x87\n": "jp2",
     b"\xff\x4f\xff\x51": "jp2",
+    **{b"P%d" % kind + space: "pnm" for kind in (4, 5, 6) for space in (b"\n", b"\r", b" ", b"\t")},
 }
 _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "avif"),
@@ -84,7 +86,7 @@ def find_kind(head: bytes, path: Source) -> str:
         return _BRANDS[head[8:12]]
     raise DataError(
         f"{path} is not a supported image: its content begins with {head[:8]!r}. "
-        "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP, AVIF, JPEG 2000 or .npy, or remove it.",
+        "Save it as PNG, JPEG, TIFF, GIF, BMP, WebP, AVIF, JPEG 2000, PPM or .npy, or remove it.",
         "not-an-image",
     )
 
@@ -172,6 +174,9 @@ def read_encoded(path: ImageSource) -> tuple[str, bytes]:
         whole = int.from_bytes(data[2:6], "little") <= len(data)
     elif kind == "webp":
         whole = 8 + int.from_bytes(data[4:8], "little") <= len(data)
+    elif kind == "pnm":
+        with decoding(path):
+            whole = _pnm_is_whole(data)
     if not whole:
         raise cut_off(path, len(data))
     if kind == "png" and not _png_is_valid(data):
@@ -197,6 +202,15 @@ def _jpeg_is_whole(data: bytes) -> bool:
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return False
+
+
+def _pnm_is_whole(data: bytes) -> bool:
+    with PpmImageFile(BytesIO(data)) as image:
+        bits = {"1": 1, "L": 8, "I": 16, "RGB": 24}[image.mode]
+        tile = image.tile[0]
+        if image.mode == "RGB" and isinstance(tile.args, tuple) and tile.args[1] > 255:
+            bits *= 2
+        return tile.offset + image.height * -(-image.width * bits // 8) <= len(data)
 
 
 def _png_is_valid(data: bytes) -> bool:

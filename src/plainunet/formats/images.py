@@ -1,8 +1,9 @@
 """Read image files as arrays.
 
-Reads JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, HEIC and .npy files, detected by content,
-as [H, W, C] arrays, upright, with their dtype. OpenCV decodes the formats it reads exactly and
-fast; Pillow palettes, 1-bit and CMYK images and AVIF; tifffile TIFF; pillow-heif HEIC.
+Reads JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, HEIC, PPM, PGM, PBM and .npy files,
+detected by content, as [H, W, C] arrays, upright, with their dtype. OpenCV decodes the formats it
+reads exactly and fast; Pillow palettes, 1-bit and CMYK images and AVIF; tifffile TIFF; pillow-heif
+HEIC.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from plainunet.errors import Error, take_path, wrong
@@ -43,14 +45,14 @@ from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape
 IMAGE_SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"),
-        *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),
+        *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm"),
     }
 )
 UNREAD_SUFFIXES = frozenset(
     {
         *(".dcm", ".nii", ".nii.gz", ".mha", ".nrrd", ".czi", ".nd2", ".lif", ".svs", ".exr"),
-        *(".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".xcf", ".svg", ".pdf", ".pgm"),
-        *(".ppm", ".pbm", ".tga", ".hdr", ".ecw", ".img"),
+        *(".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".xcf", ".svg", ".pdf", ".tga"),
+        *(".hdr", ".ecw", ".img"),
     }
 )
 """Suffixes of unsupported image formats."""
@@ -73,6 +75,15 @@ def _open_heic(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     return image
 
 
+def _open_pnm(file: BinaryIO, name: str) -> ImageFile.ImageFile:
+    """Open a PPM, PGM or PBM file; grey values stay as stored, which Pillow would scale."""
+    image = PpmImageFile(file, name)
+    if image.mode in ("L", "I"):
+        raw = ({"L": "L", "I": "I;16B"}[image.mode], 0, 1)
+        image.tile = [image.tile[0]._replace(codec_name="raw", args=raw)]
+    return image
+
+
 _OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
     "jpeg": jpeg_factory,
     "png": PngImageFile,
@@ -82,6 +93,7 @@ _OPENERS: dict[str, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
     "jp2": Jpeg2KImageFile,
     "avif": _open_avif,
     "heic": _open_heic,
+    "pnm": _open_pnm,
 }
 _MOST_STEPS = 64  # maximum number of values in an alpha channel
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I", "F")
@@ -388,7 +400,7 @@ def _decode(kind: str, data: bytes, path: ImageSource) -> _Decoded:
         if (
             kind in ("gif", "avif", "heic")
             or is_transparent
-            or opened.mode not in ("L", "LA", "RGB", "RGBA", "I;16")
+            or opened.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I")
         ):
             return *_decode_pillow(opened, _is_grey(opened, data)), orientation
         grey = _is_grey(opened, data)
