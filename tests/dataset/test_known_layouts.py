@@ -357,6 +357,20 @@ def test_two_kinds_of_files_in_the_folders_of_splits(tmp_path: Path) -> None:
         assert len(find_pairs(tmp_path, DataConfig(pairs=shlex.split(pattern)[0]))) >= 3
 
 
+def test_the_printed_pairs_name_all_folders(tmp_path: Path) -> None:
+    for n, place in enumerate(("urban/street", "urban/park", "nature/sand")):
+        image(tmp_path / f"images/ADE/{place}/{n}.jpg")
+        mask(tmp_path / f"images/ADE/{place}/{n}_seg.png")
+        mask(tmp_path / f"images/ADE/{place}/{n}_parts_1.png")
+        mask(tmp_path / f"images/ADE/{place}/{n}/instance_000_{n}.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    problem = next(each for each in raised.value.parts if each.code == "several-masks")
+    line = re.findall(r"--pairs '(.*?)'", str(problem))[0]
+    assert line == "images/ADE/*/*/*.jpg:images/ADE/*/*/*_seg.png"
+    assert len(find_pairs(tmp_path, DataConfig(pairs=line))) == 3
+
+
 def test_another_mask_of_an_image_is_asked_about(tmp_path: Path) -> None:
     for n in range(3):
         image(tmp_path / f"images/{n}.png")

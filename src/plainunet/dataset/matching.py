@@ -163,10 +163,12 @@ def match_names(
     as_they_are: bool = False,
     skip_unlabelled: bool = False,
     reporter: Reporter = silent,
+    folder: Path = Path(),
 ) -> dict[Key, Key]:
     """Map each image's key to its mask's, in the order of the images.
 
-    Files without a partner are reported. `as_they_are`: only equal stems match.
+    Files without a partner are reported. `as_they_are`: only equal stems match. `folder` is the
+    one that `--pairs` is relative to.
     """
     affixes = _Affixes()
     if as_they_are:
@@ -189,7 +191,7 @@ def match_names(
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
     if not as_they_are and 0 < len(joined) < len(images) == len(masks):
         _require_no_shift(images, mask_files)
-    _require_all(images, mask_files, affixes, joined, reporter)
+    _require_all(_Matched(images, mask_files, affixes, joined, folder), reporter)
     return {key: joined[key] for key in images if key in joined}
 
 
@@ -546,14 +548,40 @@ def _shared(keys: Iterable[Key]) -> tuple[str, str]:
     return before[0] if before else start.rstrip("0123456789"), after[0] if after else ""
 
 
-def _require_all(
-    images: Files,
-    masks: Files,
-    affixes: _Affixes,
-    joined: Mapping[Key, Key],
-    reporter: Reporter,
-) -> None:
+class _Matched(NamedTuple):
+    """Images and masks, and which of them belong together by their names."""
+
+    images: Files
+    masks: Files
+    affixes: _Affixes
+    joined: Mapping[Key, Key]
+    folder: Path
+
+    def patterns(self, image: Key) -> tuple[str, str]:
+        """Folders of the images and of their masks as `--pairs` names them, * where they differ."""
+        mask = self.joined[image]
+        images = [self._below(self.images, each) for each in (image, *self.joined)]
+        masks = [self._below(self.masks, each) for each in (mask, *self.joined.values())]
+        starred = [_with_stars(images), _with_stars(masks)]
+        if starred[0].count("*") != starred[1].count("*"):
+            starred = [images[0], masks[0]]
+        first, second = ("/".join([*each, "*"]) for each in starred)
+        return first, second
+
+    def _below(self, files: Files, key: Key) -> list[str]:
+        return [*files[key].parent.relative_to(self.folder).parts]
+
+
+def _with_stars(folders: list[list[str]]) -> list[str]:
+    """The first of these folders, with * for the names that differ; as it is if depths do."""
+    if len({*map(len, folders)}) > 1:
+        return folders[0]
+    return [each[0] if len({*each}) == 1 else "*" for each in zip(*folders, strict=True)]
+
+
+def _require_all(matched: _Matched, reporter: Reporter) -> None:
     """Report images without a mask and masks without an image."""
+    images, masks, affixes, joined, _ = matched
     partners = set(joined.values())
     alone = [key for key in images if key not in joined]
     lonely = [key for key in masks if key not in partners]
@@ -578,10 +606,10 @@ def _require_all(
     where_masks_are = {path.parent for path in masks.values()}
     both = [key for key in alone if images[key].parent in where_masks_are]
     maybe = {key: images[key] for key in both} | {key: masks[key] for key in lonely}
-    several = _of_images_that_stay(maybe, images, masks, affixes, joined)
+    several = _of_images_that_stay(maybe, matched)
     alone = [key for key in alone if key not in several]
     lonely = [key for key in lonely if key not in several]
-    channels = _channels(alone, images, affixes, joined)
+    channels = _channels(alone, matched)
     alone = [key for key in alone if key not in channels]
     moves: dict[Path, Change] = {}
     no_mask = _Lonely("mask", "no-mask", "leave it out (--skip-unlabelled)", mask_of, image_of)
@@ -601,14 +629,9 @@ def _require_all(
     )
 
 
-def _of_images_that_stay(
-    lonely: Files,
-    images: Files,
-    masks: Files,
-    affixes: _Affixes,
-    joined: Mapping[Key, Key],
-) -> dict[Key, DataError]:
+def _of_images_that_stay(lonely: Files, matched: _Matched) -> dict[Key, DataError]:
     """Errors for masks that look like second masks of an image."""
+    images, masks, affixes, joined, _ = matched
     cores = {_cut(key, affixes[:2]): key for key in joined}
     found = {}
     for (where, stem), mask in lonely.items():
@@ -620,10 +643,7 @@ def _of_images_that_stay(
             image, own = images[owner], masks[joined[owner]]
             core = (_cut(owner, affixes[:2]) or owner)[1]
             ends_of = own.stem.partition(core)[2], stem.partition(core)[2]
-            start = f"{image.parent.name}/*{image.suffix}:{own.parent.name}/*"
-            if image.parent == own.parent:
-                above = "" if where == "." else f"{where}/"
-                start = f"{above}*{image.suffix}:{above}*"
+            start = f"{image.suffix}:".join(matched.patterns(owner))
             both = ""
             if ends_of[0]:
                 shared = _beginning(*ends_of)
@@ -641,10 +661,9 @@ def _of_images_that_stay(
     return found
 
 
-def _channels(
-    alone: Iterable[Key], images: Files, affixes: _Affixes, joined: Mapping[Key, Key]
-) -> dict[Key, DataError]:
+def _channels(alone: Iterable[Key], matched: _Matched) -> dict[Key, DataError]:
     """Errors for images with one file per channel, as nnU-Net has them: 7_0001.png."""
+    images, masks, affixes, joined, _ = matched
     number = re.compile(r"_\d{4}$")
     if not number.fullmatch(affixes.image_end):
         return {}
@@ -656,12 +675,12 @@ def _channels(
             files[first].append((where, stem))
     found: dict[Key, DataError] = {}
     for first, others in files.items():
-        paths = [images[key] for key in (first, *others)]
+        paths, mask = [images[key] for key in (first, *others)], masks[joined[first]]
         problem = DataError(
             f"{first_five(paths)} are the channels of one image in separate files. Save them as "
             "one TIFF or .npy file with all channels, named like the mask. To use only the first: "
-            f"--pairs '{paths[0].parent.name}/*{affixes.image_end}"
-            f"{paths[0].suffix}:labelsTr/*{paths[0].suffix}'.",
+            f"--pairs '{f'{affixes.image_end}{paths[0].suffix}:'.join(matched.patterns(first))}"
+            f"{mask.suffix}'.",
             "several-channels",
             paths,
         )

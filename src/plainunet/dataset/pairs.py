@@ -208,7 +208,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     top = layout.roots[0].images
     listed_parts = read_parts(folder, top, images, any(parts.values()), reporter)
     if listed_parts:
-        known = match_names(images, masks, reporter=Collected())
+        known = match_names(images, masks, reporter=Collected(), folder=folder)
         labelled = known.keys() & listed_parts.keys()
         unlisted = {known[key] for key in known if key not in listed_parts}
         masks = {key: mask for key, mask in masks.items() if key not in unlisted}
@@ -225,7 +225,9 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
             "no-data",
         )
     kept = _Kept()
-    joined = match_names(images, masks, skip_unlabelled=skip_unlabelled, reporter=kept)
+    joined = match_names(
+        images, masks, skip_unlabelled=skip_unlabelled, reporter=kept, folder=folder
+    )
     if config.masks is None:
         _require_no_equal(folder, layout.roots, len(joined) == len(images))
     kept.hand_on(reporter)
