@@ -16,6 +16,7 @@ from plainunet.dataset.samples import Samples, make_batch
 from plainunet.doctor.diagnose import check
 from plainunet.formats.images import read_image, read_with_missing
 from plainunet.formats.masks import VOID, read_mask
+from plainunet.formats.problems import DataError
 from plainunet.formats.sources import HERE, ClassFiles, Page
 from plainunet.formats.windows import TiffWindows, open_windows
 
@@ -87,6 +88,9 @@ def test_which_pixels_exist(
         ("uint32", "4294967295", (0, 1, 2), 2**32 - 1, {}, (0, 1, 2), VOID),
         ("float32", "-3.4e+38", (0, 1, 2), LOWEST, {}, (0, 1, 2), VOID),
         *(("float32", tag, (0, 1, 2), NAN, {}, (0, 1, 2), VOID) for tag in ("nan", None)),
+        ("float32", "-9999", (3, 1, 2), -9999, {}, (1, 2, 3), VOID),
+        ("float32", "-9999", (3, 1, 2), -9999, {"classes": tuple("abc")}, (1, 2, 3), VOID),
+        ("float32", "-9999", (1,), -9999, {}, (VOID, 1), None),
     ],
 )
 def test_nodata_of_masks(
@@ -112,6 +116,28 @@ def test_nodata_of_masks(
     ids = np.stack([coding.read(mask) for mask in masks])
     assert (ids == 255).any() == (ignore is not None)
     np.testing.assert_array_equal(pixels, [(ids == k).sum() for k in range(len(values))])
+
+
+def test_nodata_outside_polygons(tmp_path: Path) -> None:
+    """As QGIS rasterises them: only the user, or the number of names, tells what it means."""
+    masks = []
+    for number in range(4):
+        mask = np.full((20, 24), -9999, np.float32)
+        mask[4:8, 5:9], mask[10:14, 5 + number : 12] = 1, 2
+        masks.append(write_tiff(tmp_path / f"{number}.tif", mask, "-9999"))
+    with pytest.raises(DataError) as raised:
+        find_coding(masks)
+    assert raised.value.code == "which-background"
+    read = [find_coding(masks, DataConfig(**each)) for each in raised.value.choices.values()]
+    found = [(each.values, each.ignore) for each, _ in read]
+    assert found == [
+        ((VOID, 1, 2), None),
+        ((1, 2), VOID),
+    ]
+    coding, pixels = find_coding(masks, DataConfig(classes=("ground", "a", "b")))
+    ids = coding.read(masks[0])
+    assert (ids[5, 5], ids[0, 0]) == (1, 0)
+    assert pixels.tolist() == [4 * 20 * 24 - 64 - 88, 64, 88]
 
 
 @pytest.mark.parametrize(("void", "values", "ignore"), [(9, (0, 1, 2), 9), (0, (0, 1, 2), None)])

@@ -19,7 +19,9 @@ from plainunet.dataset.coding import (
     count_all_colors,
     count_masks,
     list_values,
+    note_inverted,
     palettes_differ,
+    require_opaque,
     values_of,
 )
 from plainunet.dataset.regions import are_edges, are_in_pieces, main_values, number_objects
@@ -72,7 +74,7 @@ def find_coding(
         )
     if names and known.ignore is None:
         known = known.model_copy(update={"ignore": IGNORED})  # pixels in no class's file
-    _require_opaque(counts)
+    require_opaque(counts)
     colored = next((each.path for each in counts if each.is_colored), None)
     if colored and (known.values or known.encoding):
         raise colored_mask(colored)
@@ -84,44 +86,45 @@ def find_coding(
         return _find_color_coding(masks, known, reporter)
     if known.colors or colored:
         return _find_color_coding(masks, known, reporter)
-    _note_marks(counts, reporter)
-    if known.ignore is None and any(each.has_void for each in counts):
+    note_inverted(counts, reporter)
+    has_void = known.ignore is None and any(each.has_void for each in counts)
+    if has_void and VOID not in known.values:
         known = known.model_copy(update={"ignore": VOID})
-        reporter.note(
-            f"note: -1 or the masks' nodata value marks pixels of no class; it is read as {VOID}"
-        )
     if not (names or known.classes or known.values or known.encoding):
         known = with_legend(counts, known, reporter)
         names = known.classes
         if known.colors:
             return _find_color_coding(masks, known, reporter)
     known = known.model_copy(update={"classes": known.classes or names})
+    if has_void:
+        known = _place_void(counts, known, reporter)
     known = _ignore_nodata(counts, known, reporter)
     coding, pixels = _find_value_coding(counts, known, reporter)
     return replace(coding, names=names), pixels
 
 
-def _require_opaque(counts: Sequence[MaskCounts]) -> None:
-    """Refuse masks with pixels that differ in opacity only."""
-    hiding = [each.path for each in counts if each.hides]
-    if hiding:
-        raise DataError(
-            f"{len(hiding)} of {len(counts)} masks have pixels of one colour but different "
-            f"opacity, so colours do not identify the classes: {hiding[0]}. Flatten the masks "
-            "onto a colour that no class has.",
-            "transparent",
-            hiding,
-        )
+def _place_void(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -> DataConfig:
+    """Ignore pixels without a value, or make them the background if the other values are 1, 2, ...
 
-
-def _note_marks(counts: Sequence[MaskCounts], reporter: Reporter) -> None:
-    inverted = [each.path for each in counts if each.is_inverted]
-    if inverted:
+    QGIS writes polygons so. If most pixels have no value, whether these are background or
+    unlabelled is told by the number of class names, or else asked.
+    """
+    ids = tuple(sorted(values_of(counts) - {VOID}))
+    is_open = not (known.values or known.encoding or known.colors)
+    if is_open and ids == (*range(1, len(ids) + 1),):
+        census = take_census(counts)
+        if len(known.classes) == len(ids) + 1 or len(ids) == 1:
+            reporter.note("note: pixels without a value (-1, NaN or nodata) are the background")
+            return known.model_copy(update={"values": (VOID, *ids), "ignore": None})
+        if not known.classes and census.ground() == VOID:
+            raise _which_background(census, VOID, ids, VOID)
+        if len(known.classes) in (0, len(ids)):
+            known = known.model_copy(update={"values": ids})
+    if VOID not in known.values:
         reporter.note(
-            f"note: in {len(inverted)} TIFF masks, 0 is white (ImageJ's inverting lookup table); "
-            "labels are read as stored, and 1-bit masks as shown (white is 1). For example "
-            f"{inverted[0]}"
+            f"note: -1 or the masks' nodata value marks pixels of no class; it is read as {VOID}"
         )
+    return known
 
 
 def _ignore_nodata(
@@ -320,9 +323,12 @@ def _which_background(
         choices[f"{values[0]} is the background"] = {"values": tuple(values), **void}
     else:
         choices[f"{ground} marks pixels of no class"] = {"values": others, "ignore": ground}
+    where = f", and most along the borders, have value {ground}, so it"
+    if ground == VOID:
+        where = f" have no value (-1, NaN or nodata, read as {VOID}), and none has value 0, so this"
     return DataError(
-        f"{census.pixels[ground] / census.pixels.sum():.1%} of the mask pixels, and most along the "
-        f"borders, have value {ground}, so it may be the background; the masks hold "
+        f"{census.pixels[ground] / census.pixels.sum():.1%} of the mask pixels{where} may be the "
+        f"background; the masks hold "
         f"{list_values(values)}{f' and {ground}' if ground not in values else ''}. Choose one.",
         "which-background",
         choices=choices,

@@ -31,6 +31,7 @@ from plainunet.formats.legends import Color
 from plainunet.formats.masks import VOID, mask_traits, read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source
+from plainunet.reporter import Reporter
 from plainunet.system import work_ahead
 
 _WHITE = 0xFFFFFF
@@ -270,6 +271,30 @@ def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
         is_colored = not len(values)
         known = digest, kind, is_deep, is_colored, tuple(palette)
         yield MaskCounts(path, tuple(size), values, pixels, *known, *marks)
+
+
+def require_opaque(counts: Sequence[MaskCounts]) -> None:
+    """Refuse masks with pixels that differ in opacity only."""
+    hiding = [each.path for each in counts if each.hides]
+    if hiding:
+        raise DataError(
+            f"{len(hiding)} of {len(counts)} masks have pixels of one colour but different "
+            f"opacity, so colours do not identify the classes: {hiding[0]}. Flatten the masks "
+            "onto a colour that no class has.",
+            "transparent",
+            hiding,
+        )
+
+
+def note_inverted(counts: Sequence[MaskCounts], reporter: Reporter) -> None:
+    """Tell of TIFF masks in which 0 is white."""
+    inverted = [each.path for each in counts if each.is_inverted]
+    if inverted:
+        reporter.note(
+            f"note: in {len(inverted)} TIFF masks, 0 is white (ImageJ's inverting lookup table); "
+            "labels are read as stored, and 1-bit masks as shown (white is 1). For example "
+            f"{inverted[0]}"
+        )
 
 
 def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
