@@ -66,6 +66,14 @@ def test_unknown_names(tmp_path: Path) -> None:
     assert folders_found(tmp_path / "photos") == "Folders found: none."
 
 
+def test_images_are_the_folder_that_has_one_for_each_mask(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{folder}/{n}.tif" for folder in ("top", "gts_for_all") for n in "abc"))
+    touch(tmp_path, "top/d.tif", *(f"dsm/dsm_{n}.tif" for n in "abcd"))
+    assert roots(tmp_path) == [("top", "gts_for_all", "")]
+    touch(tmp_path, *(f"infrared/{n}.tif" for n in "abc"))
+    assert roots(tmp_path) == [(".", None, "")]
+
+
 def test_masks_come_before_variants_and_others_are_noted(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "masks/a.png", "masks_color/a.png", "labels/a.txt", "x/a.png")
     heard = Collected()

@@ -305,8 +305,11 @@ def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         mask_folder = _worded(folder, MASK_WORD, IMAGE_WORD)
         if mask_folder is None:
             return ()
-        # the only other folder with images
+        # the only other folder with images, or with one for each mask: not dsm/ next to top/
         others = [n for n in _folders(folder) if n != mask_folder and _has_images(folder / n)]
+        if len(others) > 1:
+            stems = {n: {each.stem for each in list_folder(folder / n)} for n in _folders(folder)}
+            others = [n for n in others if stems[mask_folder] <= stems[n]]
         image_folder = _worded(folder, IMAGE_WORD, MASK_WORD)
         if len(others) == 1 and others[0].lower() not in PARTS:
             image_folder = others[0]
