@@ -4,7 +4,9 @@
     python docs/results.py --tables
 
 The plan of the first run of a dataset, its input size and width above all, holds for the others:
-chosen anew, it would differ with the speed of the machine at that minute.
+chosen anew, it would differ with the speed of the machine at that minute. A change is compared with
+the base, or with the run that its `against` names. `tta` only changes prediction; `noise` grows or
+shrinks the training masks, each by a random number of pixels up to this share of its width.
 
 In: `ablations.toml` next to this file. Out: `docs/ablations.json`, the rows of a table in
 docs/results.md: the score with and without each change, of runs with the same budget, device and
@@ -13,7 +15,10 @@ the held-out images. A run that exists is not repeated, and one that was stopped
 """
 
 import argparse
+import dataclasses
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,9 +26,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from plainunet import compare
+from plainunet.dataset.pairs import find_pairs
 from plainunet.files import write_whole
-from plainunet.network.checkpoint import load_checkpoint
+from plainunet.formats.masks import read_mask
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.training.run import RunFolder
 
 SETTINGS = Path(__file__).with_suffix(".toml")
@@ -59,6 +69,32 @@ def train(data: Path, run: Path, settings: Mapping[str, Any]) -> None:
     subprocess.run([*command, "train", data, "--out", run, *flags], check=True)
 
 
+def add_noise(data: Path, noisy: Path, share: float) -> Path:
+    """Copy a folder, the masks as a careless annotator draws them: a little too large or small."""
+    if noisy.exists():
+        return noisy
+    random = np.random.default_rng(0)
+    for pair in find_pairs(data):
+        image, mask = (noisy / Path(each).relative_to(data) for each in (pair.image, pair.mask))
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.symlink_to(Path(pair.image).resolve())
+        values = read_mask(pair.mask)
+        radius = int(random.integers(1, max(2, share * values.shape[1])))
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
+        changed = cv2.dilate(values, disc) if random.random() < 0.5 else cv2.erode(values, disc)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        mask.write_bytes(cv2.imencode(".png", changed)[1])  # formats are known by content
+    return noisy
+
+
+def with_tta(run: Path, other: Path, tta: str) -> None:
+    """Copy a trained model that predicts with test-time augmentation."""
+    if not other.exists():
+        network, card = load_checkpoint(RunFolder(run).best)
+        shutil.copytree(run, other)
+        save_checkpoint(RunFolder(other).best, network, dataclasses.replace(card, tta=tta))
+
+
 def main() -> None:
     """Train what is missing, compare, and write the rows."""
     parser = argparse.ArgumentParser(
@@ -77,9 +113,20 @@ def main() -> None:
         train(data, first, base)
         base = {**planned(first), **base}
         for change, settings in study["changes"].items():
-            second = arguments.runs / name / change.replace(" ", "-")
-            train(data, second, {**base, **settings})
-            found = compare(first, second, data).difference(*metric)
+            settings = dict(settings)
+            second, other = (
+                arguments.runs / name / re.sub(r"[^\w.]+", "-", each)
+                for each in (change, settings.pop("against", "base"))
+            )
+            if noise := settings.pop("noise", 0):
+                source = add_noise(data, arguments.runs / f"{name}-noise-{noise}", noise)
+            else:
+                source = data
+            if tta := settings.pop("tta", ""):
+                with_tta(other, second, tta)
+            else:
+                train(source, second, {**base, **settings})
+            found = compare(other, second, data).difference(*metric)
             card = load_checkpoint(RunFolder(second).best)[1]
             row = {
                 "dataset": name,
