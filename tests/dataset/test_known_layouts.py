@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -355,6 +355,26 @@ def test_two_kinds_of_files_in_the_folders_of_splits(tmp_path: Path) -> None:
     assert len(patterns) == 2
     for pattern in patterns:
         assert len(find_pairs(tmp_path, DataConfig(pairs=shlex.split(pattern)[0]))) >= 3
+
+
+@pytest.mark.parametrize("parts", [("train", "val"), ("train",)])
+def test_folders_of_classes_among_others_are_offered(tmp_path: Path, parts: Sequence[str]) -> None:
+    """Agriculture-Vision: colour and infrared, a folder for each class, and other masks."""
+    for part, n in product(parts, "abc"):
+        for kind in ("rgb", "nir"):
+            image(tmp_path / f"{part}/images/{kind}/{part}{n}.jpg")
+        for k, name in enumerate(("weed", "cloud"), 1):
+            mask(tmp_path / f"{part}/labels/{name}/{part}{n}.png", (8 * k, 0))
+        mask(tmp_path / f"{part}/boundaries/{part}{n}.png", (16, 0))
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    offered = [flags for line, flags in raised.value.choices.items() if "is a class" in line]
+    assert len(offered) == 2
+    for flags in offered:
+        found = find_pairs(tmp_path, DataConfig(**flags))
+        assert len(found) == 3 * len(parts)
+        count = len(found)
+        assert shares(found) == [count * (768 - 32), count * 16, count * 16]
 
 
 def test_the_printed_pairs_name_all_folders(tmp_path: Path) -> None:

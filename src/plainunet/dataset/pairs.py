@@ -469,25 +469,27 @@ def _which_couple(
     folder: Path, found: Sequence[tuple[_Alike, _Alike]], trees: Mapping[Path, _Tree]
 ) -> DataError:
     choices: dict[str, dict[str, object]] = {}
+    classes: dict[tuple[Path, Path, frozenset[Key]], list[tuple[_Alike, _Alike]]] = {}
     for couple in found:
         images, masks = (next(iter(each.values())) for each in couple)
         flags: dict[str, object] = {"images": str(images), "masks": str(masks)}
         if len(couple[1]) > 1:
-            sides = patterns_of(*_files_of(*couple, trees))
-            below = "/*" * len(next(iter(trees[masks])).parts)
-            both = [f"{_starred(c)}{below}/{p}" for c, p in zip(couple, sides, strict=True)]
-            flags = {"pairs": ":".join(both)}
+            flags = {"pairs": ":".join(_patterns(couple, trees))}
         if _has_more(*couple, trees):
             flags["skip_unlabelled"] = True
         choices[f"Images in {images}/, masks in {masks}/"] = flags
-    tops = {next(iter(images.values())) for images, _ in found}
-    above = {next(iter(masks.values())).parent for _, masks in found}
-    names = {frozenset(_files_of(*couple, trees)[1]) for couple in found}
-    if len(found) > 1 == len(tops) == len(above) == len(names):
-        choices["Each folder of masks is a class"] = {
-            "images": str(tops.pop()),
-            "masks": str(above.pop()),
-        }
+        if masks.parent not in images.parents:  # other things lie next to the images
+            names = frozenset(_files_of(*couple, trees)[1])
+            classes.setdefault((images, masks.parent, names), []).append(couple)
+    for (images, above, _), couples in classes.items():
+        flags = {"images": str(images), "masks": str(above)}
+        if len(couples[0][1]) > 1:
+            first, second = _patterns(couples[0], trees)
+            several = [next(iter(masks.values())).name for _, masks in couples]
+            second = second.replace(f"/{several[0]}/", f"/{{{','.join(several)}}}/")
+            flags = {"pairs": f"{first}:{second}"}
+        if len(couples) > 1:
+            choices[f"Images in {images}/, each folder in {above}/ is a class"] = flags
     reason = "several folders have matching file names. Choose"
     if len(choices) == 1:
         reason = "some folders of images have no masks. To leave these out"
@@ -496,6 +498,13 @@ def _which_couple(
         "which-folder",
         choices=choices,
     )
+
+
+def _patterns(couple: tuple[_Alike, _Alike], trees: Mapping[Path, _Tree]) -> list[str]:
+    """The `--pairs` patterns of folders of several splits or numbers."""
+    sides = patterns_of(*_files_of(*couple, trees))
+    below = "/*" * len(next(iter(trees[next(iter(couple[1].values()))])).parts)
+    return [f"{_starred(each)}{below}/{side}" for each, side in zip(couple, sides, strict=True)]
 
 
 def _starred(alike: _Alike) -> str:
