@@ -106,8 +106,8 @@ def find_coding(
 def _place_void(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -> DataConfig:
     """Ignore pixels without a value, or make them the background if the other values are 1, 2, ...
 
-    QGIS writes polygons so. If most pixels have no value, whether these are background or
-    unlabelled is told by the number of class names, or else asked.
+    QGIS writes polygons so. If most pixels have no value, the number of class names decides
+    whether these are background or unlabelled; without names, the user is asked.
     """
     ids = tuple(sorted(values_of(counts) - {VOID}))
     is_open = not (known.values or known.encoding or known.colors)
