@@ -78,6 +78,15 @@ def test_case_may_differ_if_nothing_else_matches() -> None:
     assert match_names(images, masks) == {(".", "a"): (".", "a"), (".", "A"): (".", "A")}
 
 
+def test_images_whose_names_end_with_an_id() -> None:
+    """BBBC006: mcf_a01_s1_w10dc6371a.tif belongs to mcf_a01_s1.png."""
+    ids = {"mcf_a01_s1": "_w10dc6371a", "mcf_a01_s12": "_w1-27e1", "mcf_a02": "_w1eb6"}
+    images = files(*(name + each for name, each in ids.items()))
+    assert [mask[1] for mask in match_names(images, files(*ids)).values()] == [*ids]
+    with pytest.raises(DataError):  # two may be meant
+        match_names(images, files("mcf_a01", "mcf_a01_s1", "mcf_a02"))
+
+
 def test_the_nearest_name_is_reported() -> None:
     images = files("street_1_img", "street_2_img", "street_3_img", "streat_4_img")
     masks = files(*(f"street_{number}_mask" for number in range(1, 5)))

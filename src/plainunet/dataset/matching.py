@@ -12,6 +12,7 @@ from typing import NamedTuple
 from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, PARTS
 from plainunet.errors import Error
 from plainunet.formats.encoded import open_encoded
+from plainunet.formats.images import fitting_suffix
 from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import Change, DataError, command, first_five
 from plainunet.formats.sources import (
@@ -32,13 +33,6 @@ _FIX = (
 )
 _MOST_COMPARED = 50
 _ALIKE = 0.7
-_SUFFIXES = {
-    "jpeg": (".jpg", ".jpeg"),
-    "tiff": (".tif", ".tiff"),
-    "jp2": (".jp2", ".j2k", ".jpx"),
-    "heic": (".heic", ".heif"),
-    "pnm": (".ppm", ".pgm", ".pbm", ".pnm"),
-}
 
 
 class _Lonely(NamedTuple):
@@ -117,12 +111,6 @@ def _beside(partners: Files, known: set[Path]) -> dict[Key, Path]:
     }
 
 
-def fitting_suffix(path: Path, kind: str) -> str:
-    """Return the suffix of a file's format (`find_kind`); its own if that fits."""
-    usual = _SUFFIXES.get(kind, (f".{kind}",))
-    return path.suffix if path.suffix.lower() in usual else usual[0]
-
-
 def _suffix(path: Path) -> str:
     try:
         with open_encoded(path) as (kind, _):
@@ -184,7 +172,7 @@ def match_names(
                 joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
     if not as_they_are and len(joined) < len(images):
         # 21_training and 01_test, each in its split
-        found = _join_places(images, masks)
+        found = max(_join_places(images, masks), _join_starts(images, masks), key=len)
         joined = found if len(found) > len(joined) else joined
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
@@ -220,6 +208,17 @@ def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
         for key in keys:
             places[key[0]][number][key] = None
     return {image: mask for both in places.values() for image, mask in _best(*both)[1].items()}
+
+
+def _join_starts(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
+    """Match all names to their beginnings: a01_s1_w1f0c3.tif to a01_s1.png; {} if in doubt."""
+    joined: dict[Key, Key] = {}
+    for where, stem in images:
+        starts = {(where, stem[: match.start()]) for match in re.finditer(r"[\W_]", stem)}
+        found = starts & masks.keys()
+        if len(found) == 1:
+            joined[where, stem] = found.pop()
+    return joined if len(images) == len(masks) == len({*joined.values()}) else {}
 
 
 def fit_all(images: Files, masks: Files) -> bool:

@@ -225,9 +225,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
             "no-data",
         )
     kept = _Kept()
-    joined = match_names(
-        images, masks, skip_unlabelled=skip_unlabelled, reporter=kept, folder=folder
-    )
+    joined = match_names(images, masks, False, skip_unlabelled, kept, folder)
     if config.masks is None:
         _require_no_equal(folder, layout.roots, len(joined) == len(images))
     kept.hand_on(reporter)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import MaskCounts
-from plainunet.dataset.matching import fitting_suffix
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.scenes import are_blocks
 from plainunet.dataset.verify import odd_channels, size_problem
@@ -23,7 +22,7 @@ from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_h
 from plainunet.doctor.findings import Findings, change_of
 from plainunet.errors import Error
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
-from plainunet.formats.images import read_image, read_with_missing, stored_shape
+from plainunet.formats.images import fitting_suffix, read_image, read_with_missing, stored_shape
 from plainunet.formats.problems import Change, DataError, command
 from plainunet.formats.sources import ImageSource, Source, path_of, stem_of
 

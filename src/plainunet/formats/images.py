@@ -48,6 +48,13 @@ IMAGE_SUFFIXES = frozenset(
         *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm"),
     }
 )
+_SUFFIXES = {
+    "jpeg": (".jpg", ".jpeg"),
+    "tiff": (".tif", ".tiff"),
+    "jp2": (".jp2", ".j2k", ".jpx"),
+    "heic": (".heic", ".heif"),
+    "pnm": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
 UNREAD_SUFFIXES = frozenset(
     {
         *(".dcm", ".nii", ".nii.gz", ".mha", ".nrrd", ".czi", ".nd2", ".lif", ".svs", ".exr"),
@@ -56,6 +63,12 @@ UNREAD_SUFFIXES = frozenset(
     }
 )
 """Suffixes of unsupported image formats."""
+
+
+def fitting_suffix(path: Path, kind: str) -> str:
+    """Return the suffix of a file's format (`find_kind`); its own if that fits."""
+    usual = _SUFFIXES.get(kind, (f".{kind}",))
+    return path.suffix if path.suffix.lower() in usual else usual[0]
 
 
 def _open_avif(file: BinaryIO, name: str) -> ImageFile.ImageFile:
