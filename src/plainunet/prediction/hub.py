@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.formats.images import read_image
-from plainunet.network.card import BEST_FILE, MODEL_FILES, Card
+from plainunet.network.card import MODEL_FILES, Card, find_checkpoint
 from plainunet.page import count, interval, render, score
 from plainunet.prediction.exported import SUFFIXES, load_exported, need
 from plainunet.system import shorten
@@ -233,18 +233,14 @@ def find_model(name: str | Path, revision: str | None, token: str | None) -> Pat
     """Find the model in a folder, or in a repository of the Hub, which is downloaded once.
 
     Raises:
-        FileNotFoundError: There is no such folder or repository, no model in it, or it is neither
-            downloaded nor can it be.
+        FileNotFoundError: There is no such folder or repository, no model in the repository, or it
+            is neither downloaded nor can it be.
+        CheckpointError: The folder has no model, or several.
         UnusableError: The name is of a repository, and huggingface_hub is not installed.
     """
     folder = Path(name)
     if folder.is_dir():
-        for each in MODEL_FILES:
-            if (folder / each).is_file():
-                return folder / each
-        if (run := folder / BEST_FILE).is_file():
-            raise FileNotFoundError(f'{folder}: is a run. Use Predictor.load("{run}") instead.')
-        raise FileNotFoundError(f"{folder}: has no {' or '.join(MODEL_FILES)}.")
+        return find_checkpoint(folder)
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{name}: neither a folder, nor the name of a repository of the Hugging Face Hub "

@@ -341,9 +341,9 @@ class Predictor:
             options: As for `load`.
 
         Raises:
-            FileNotFoundError: No such folder or repository, or it has no model; or it is not
-                downloaded, and the Hub cannot be reached.
-            ValueError: As by `load`, or huggingface_hub is not installed.
+            FileNotFoundError: No such folder or repository, or the repository has no model; or it
+                is not downloaded, and the Hub cannot be reached.
+            ValueError: As by `load`, the folder has no model, or huggingface_hub is not installed.
         """
         return cls.load(find_model(name, revision, token), **options)
 
