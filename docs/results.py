@@ -430,6 +430,7 @@ def _describe_tuning(tuned: Record) -> str:
     chosen = [
         f"threshold {after['threshold']:g}",
         f"test-time augmentation `{after['tta']}`",
+        f"the mean of the scales {after.get('scales')}" * (after.get("scales", "1") != "1"),
         f"objects of at least {plural(after['min_object'], 'pixel')}" * bool(after["min_object"]),
         f"holes of up to {plural(after['fill_holes'], 'pixel')} filled" * bool(after["fill_holes"]),
     ]

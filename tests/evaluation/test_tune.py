@@ -83,14 +83,17 @@ def test_the_best_settings_are_in_a_copy(trained: Trained, heard: Any) -> None:
     copied, tuned = load_checkpoint(copy)
     for name, value in network.state_dict().items():
         assert (copied.state_dict()[name] == value).all()
-    for name, value in found["after"].items():
-        assert getattr(tuned, name) == value
     assert (found["part"], found["pictures"]) == ("val", 4)
-    assert found["before"] == {name: getattr(card, name) for name in found["after"]}
-    assert found["before"] == {"threshold": 0.5, "tta": "none", "min_object": 0, "fill_holes": 0}
+    for settings, model in ((found["after"], tuned), (found["before"], card)):
+        for name in ("threshold", "tta", "min_object", "fill_holes"):
+            assert getattr(model, name) == settings[name]
+        assert model.scales == (1.0,)
+        assert settings["scales"] == "1"
+    defaults = {"threshold": 0.5, "tta": "none", "min_object": 0, "fill_holes": 0}
+    assert found["before"] == defaults | {"scales": "1"}
     assert tuned.min_object in LEAST_OBJECTS[1:], "specks are background"
     assert found["dice"]["after"] > found["dice"]["before"] + 0.01
-    assert set(heard.stages) == {"baseline", "tta none", "tta mirror", "small objects"}
+    assert set(heard.stages) == {"baseline", "none", "mirror", "small objects"}
     result = evaluate(copy, trained.data, **CPU)
     assert result.dice == pytest.approx(found["dice"]["after"], abs=1e-6)
     assert tuned.scores["tuned"]["after"] == found["after"]
@@ -143,6 +146,7 @@ def test_objects_are_tuned_if_they_count(trained: Trained) -> None:
     tried = {(each["setting"], each["value"]) for each in found["tried"]}
     assert {("min_object", least) for least in LEAST_COUNTED} < tried
     assert {("fill_holes", most) for most in MOST_HOLES} < tried
+    assert any("mirror at scales 0.8 1 1.25" in str(value) for _, value in tried)
 
 
 def test_instance_masks_are_tuned_by_objects(trained: Trained, tmp_path: Path) -> None:

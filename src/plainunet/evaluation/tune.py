@@ -1,4 +1,4 @@
-"""Tune prediction on the validation split: threshold, test-time augmentation, minimum object size.
+"""Tune prediction on the validation split: threshold, test-time views, minimum object size.
 
 The best settings go into a copy of the checkpoint. No other split is read, so the test split stays
 unseen.
@@ -58,17 +58,20 @@ LEAST_COUNTED = (0, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 MOST_HOLES = (0, 10, 100, 1000)
 """Largest holes to fill, to try if objects count [pixels]."""
 GAIN = 0.0005
-"""Minimum gain for test-time augmentation, since it multiplies the inference time; for each larger
-size of holes, since they may be background that objects enclose; and, if Dice alone counts, for
-each larger minimum size, since less may be chance."""
+"""Minimum gain for test-time augmentation and for several scales, since each multiplies the
+inference time; for each larger size of holes, since they may be background that objects enclose;
+and, if Dice alone counts, for each larger minimum size, since less may be chance."""
 _TTA: dict[str, tuple[TTAName, ...]] = {
     "flip": ("none", "mirror"),
     "light": ("none", "mirror"),
     "strong": ("none", "turns"),
 }
 """Test-time augmentation to try, by the augmentation in training."""
+_SCALES = (0.8, 1.0, 1.25)
+"""Scales whose probabilities are averaged, to try in addition if objects count: it helped to part
+cells, but gained no Dice for vessels and weeds (docs/results.md)."""
 _SPLIT = "val"
-_SETTINGS = ("threshold", "tta", "min_object", "fill_holes")
+_SETTINGS = ("threshold", "tta", "scales", "min_object", "fill_holes")
 _SCORES = ("dice", "f1")
 
 
@@ -140,14 +143,16 @@ def tune(
     objects = objects or isinstance(dataset.coding, Instances)
     search = _Search(path, dataset, objects, reporter, **how)
     before = search.baseline(card)
-    chosen, best = search.choose(dataclasses.replace(card, tta="none", min_object=0, fill_holes=0))
+    chosen, best = search.choose(
+        dataclasses.replace(card, tta="none", scales=(1.0,), min_object=0, fill_holes=0)
+    )
     if best.mean() <= before.mean():
         chosen, best = card, before
     outcome = {
         "part": _SPLIT,
         "pictures": len(dataset),
-        "before": {name: getattr(card, name) for name in _SETTINGS},
-        "after": {name: getattr(chosen, name) for name in _SETTINGS},
+        "before": _written(card),
+        "after": _written(chosen),
     }
     for name, first, last in zip(_SCORES, before.tolist(), best.tolist(), strict=False):
         outcome[name] = {"before": first, "after": last}
@@ -189,16 +194,16 @@ class _Search:
         """Choose the test-time augmentation and, with two classes, the threshold; and its Dice."""
         best, chosen = np.array([-1.0]), plain
         for trial in _with_tta(plain):
-            tried, histograms = self._try(trial, f"tta {trial.tta}")
-            scores, value = tried[:, 0, 0, 0], str(trial.tta)
+            tried, histograms = self._try(trial, _named(trial))
+            scores, value = tried[:, 0, 0, 0], _named(trial)
             if self._classes == 2:
                 curve = threshold_curve(histograms)
                 number = int(np.argmax(curve["per_image_dice"]))
                 trial = dataclasses.replace(trial, threshold=curve["thresholds"][number])
                 scores = np.array([curve["per_image_dice"][number]])
-                value = f"{trial.tta}, threshold {trial.threshold:g}"
+                value = f"{value}, threshold {trial.threshold:g}"
             self._keep("tta", value, scores)
-            if scores.mean() > best.mean() + (GAIN if trial.tta != "none" else 0):
+            if scores.mean() > best.mean() + (GAIN if best.mean() >= 0 else 0):
                 best, chosen = scores, trial
         return chosen, best
 
@@ -217,15 +222,16 @@ class _Search:
         thresholds = THRESHOLDS if self._classes == 2 else (None,)
         grid = _Grid(thresholds, MOST_HOLES, LEAST_COUNTED)
         best, chosen = -1.0, plain
-        for trial in _with_tta(plain):
-            tried = self._try(trial, f"tta {trial.tta}", grid)[0]
+        trials = _with_tta(plain)
+        for trial in [*trials, dataclasses.replace(trials[-1], scales=_SCALES)]:
+            tried = self._try(trial, _named(trial), grid)[0]
             means = tried.mean(axis=0)
             worth = means - GAIN * np.arange(len(MOST_HOLES))[:, None]
             row, holes, size = map(int, np.unravel_index(worth.argmax(), worth.shape))
             settings = grid.at((row, holes, size))
             named = (f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
-            self._keep("tta", ", ".join([trial.tta, *named]), tried[:, row, holes, size])
-            if worth.max() > best + (GAIN if trial.tta != "none" else 0):
+            self._keep("tta", ", ".join([_named(trial), *named]), tried[:, row, holes, size])
+            if worth.max() > best + (GAIN if best >= 0 else 0):
                 best, chosen = worth.max(), dataclasses.replace(trial, **settings)
                 place, scores = (row, holes, size), tried
         row, holes, size = place
@@ -259,6 +265,18 @@ def _with_tta(plain: Card) -> list[Card]:
     """The card with each test-time augmentation to try."""
     augment = plain.training.get("settings", {}).get("augment", "")
     return [dataclasses.replace(plain, tta=tta) for tta in _TTA.get(augment, ("none",))]
+
+
+def _named(card: Card) -> str:
+    """The test-time augmentation and scales of a card, for the table."""
+    scales = _written(card)["scales"]
+    return card.tta if scales == "1" else f"{card.tta} at scales {scales}"
+
+
+def _written(card: Card) -> dict[str, Any]:
+    """The settings that are tuned, as flags take them."""
+    scales = " ".join(f"{scale:g}" for scale in card.scales)
+    return {name: getattr(card, name) for name in _SETTINGS} | {"scales": scales}
 
 
 def _score_grid(
