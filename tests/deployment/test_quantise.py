@@ -121,6 +121,21 @@ def test_masks_stay_the_same(model: Any, images: list[NDArray[np.float32]]) -> N
         assert agreement(mask, truth) > 0.8
 
 
+@pytest.mark.parametrize("normalisation", ["group", "instance"])
+def test_networks_that_normalise_each_image(
+    images: list[NDArray[np.float32]], normalisation: Any
+) -> None:
+    torch.manual_seed(0)
+    network = UNet(base_channels=8, depth=2, normalisation=normalisation).eval()
+    model = build_onnx(Pipeline(network, make_card(2, size=SIZE)), torch.uint8)
+    found = int8.quantise(model, images, tolerance=1.0)
+    weights = [each for each in found.model.graph.initializer if each.data_type == 3]  # int8
+    assert len(weights) >= 10
+    for size in (SIZE, (97, 131)):
+        image = scene(7, size)[0]
+        assert (run_whole(found.model, image) == run_whole(model, image)).mean() > 0.9
+
+
 def test_only_the_network_is_quantised(model: Any, images: list[NDArray[np.float32]]) -> None:
     found = int8.quantise(model, images).model
     nodes = {output: node for node in found.graph.node for output in node.output}

@@ -12,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from plainunet.training.run import RunFolder, asked_to_stop
 from plainunet.training.state import read_state
@@ -274,7 +276,15 @@ def test_an_image_that_vanishes_is_said(data: Path, tmp_path: Path) -> None:
     gone = next((own / "images").iterdir())
     gone.unlink()
     assert str(gone) in resume(run).end(2)
-    shutil.copy(data / "images" / gone.name, gone)
+    shutil.copy2(data / "images" / gone.name, gone)
     process = resume(run)
     process.wait_for("epoch +[0-9]+ ")
     process.kill()
+    other = own / "masks" / gone.name
+    mask = np.asarray(Image.open(other))
+    Image.fromarray(mask[::-1]).save(other, compress_level=0)
+    assert re.search(rf"changed since the run began.*{re.escape(str(other))}", resume(run).end(2))
+    shutil.copy(data / "masks" / gone.name, other)
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("base_channels = 4", "base_channels = 8"))
+    assert "another network than that of the run's config.toml" in resume(run).end(2)

@@ -17,7 +17,6 @@ from plainunet.dataset.pairs import Pair, find_pairs, require_enough
 from plainunet.dataset.split import PARTS, name_below, read_split, split_pairs
 from plainunet.dataset.verify import check_pairs
 from plainunet.errors import Error, require_choice, require_types, take_path, wrong
-from plainunet.formats.images import image_shape
 from plainunet.formats.problems import DataError, command
 from plainunet.formats.shards import is_sharded
 from plainunet.formats.sources import files_of
@@ -99,14 +98,20 @@ class SegmentationDataset(_MapStyle):
 
     @classmethod
     def reopen(
-        cls, folder: str | Path, split: str | Path, known: DataConfig
+        cls, folder: str | Path, split: str | Path, known: DataConfig, digest: str | None = None
     ) -> "SegmentationDataset":
-        """Open the pairs of a `split.csv`; `known` are the settings that a run found."""
+        """Open the pairs of a `split.csv`; `known` are the settings that a run found.
+
+        Raises:
+            Error: The files are others than those of `digest`, or a pair does not fit.
+        """
         require_types(known=(known, DataConfig))
-        folder = take_path(folder, "folder")
-        pairs = read_split(take_path(split, "split"), folder)
+        folder, split = take_path(folder, "folder"), take_path(split, "split")
+        pairs = read_split(split, folder)
+        shapes = check_pairs(pairs)
+        if digest is not None and data_digest(pairs, folder) != digest:
+            raise _changed(pairs, folder, split)
         coding, pixels = find_coding([pair.mask for pair in pairs], known)
-        shapes = [image_shape(pair.image) for pair in pairs]
         return cls(folder, pairs, coding, known.classes, shapes, tuple(pixels.tolist()))
 
     def __len__(self) -> int:
@@ -202,6 +207,18 @@ def data_digest(pairs: Sequence[Pair], folder: Path) -> str:
     files = sorted({file for path in paths for file in files_of(path)})
     lines = [f"{name_below(file, folder)} {file.stat().st_size}" for file in files]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _changed(pairs: Sequence[Pair], folder: Path, split: Path) -> Error:
+    """The error for files that have changed since a run wrote its split."""
+    begun = split.stat().st_mtime
+    files = [file for pair in pairs for path in (pair.image, pair.mask) for file in files_of(path)]
+    newer = [file for file in files if file.stat().st_mtime > begun]
+    named = f", for example {newer[0]}" if newer else ""
+    return Error(
+        f"{folder}: images or masks have changed since the run began{named}. Restore them, or "
+        "start a new run: --pretrained with this run's best.safetensors keeps what it learnt."
+    )
 
 
 class _Problems(Collected):

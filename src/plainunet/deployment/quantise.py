@@ -97,8 +97,9 @@ def quantise(
 
 
 def _quantise(network: Model, images: Images, floating: Sequence[str]) -> Model:
-    """Quantise all of a network but some nodes."""
+    """Quantise all of a network but some nodes, and group and instance normalisation."""
     onnx, tools = need("onnx"), need("onnxruntime.quantization")
+    norms = [node.name for node in network.graph.node if node.op_type == "InstanceNormalization"]
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
         tools.quantize_static(
@@ -110,7 +111,7 @@ def _quantise(network: Model, images: Images, floating: Sequence[str]) -> Model:
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
             per_channel=True,
-            nodes_to_exclude=list(floating),
+            nodes_to_exclude=[*floating, *norms],
         )
         model = onnx.load(path)
     model.ir_version = network.ir_version

@@ -127,6 +127,11 @@ class Run:
     """Digest of the teacher that the run began with, if it has one."""
 
     @cached_property
+    def digest(self) -> str:
+        """The digest of the data."""
+        return self.dataset.digest()
+
+    @cached_property
     def metrics(self) -> Metrics:
         """The metrics: the built-in ones, and the user's own."""
         return with_own(self.parts.metrics, len(self.config.classes))

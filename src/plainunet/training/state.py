@@ -37,7 +37,7 @@ class Saver:
         begun = time.monotonic()
         if self._run.processes.is_first:
             run = self._run
-            self._state.save(run.folder, run.dataset.folder, run.teacher)
+            self._state.save(run.folder, run.dataset.folder, run.teacher, run.digest)
         self._saved_at = time.monotonic()
         self._took = self._saved_at - begun
 
@@ -96,13 +96,16 @@ class TrainingState:
         self.loss_sum = self.training_seconds = 0.0
         self.resumed_at = []
 
-    def save(self, folder: RunFolder, data: Path, teacher: str | None = None) -> None:
+    def save(
+        self, folder: RunFolder, data: Path, teacher: str | None = None, digest: str | None = None
+    ) -> None:
         """Write the state, and the data folder's path, so that resuming needs no arguments.
 
-        `teacher` is the digest of the teacher, if there is one.
+        `teacher` is the digest of the teacher, if there is one; `digest` that of the data.
         """
         content = {
             "data": str(data.resolve()),
+            "digest": digest,
             "teacher": teacher,
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -115,12 +118,18 @@ class TrainingState:
             torch.save(content, file)
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Restore a saved state, as by `read_state`; a PartError if another network has it."""
+        """Restore a saved state, as by `read_state`; an Error if another network has it."""
         if isinstance(self.network, OwnNetwork):
             with running(f"--network {self.network.name} is not that of the saved state"):
                 self.network.load_state_dict(content["network"])
         else:
-            self.network.load_state_dict(content["network"])
+            try:
+                self.network.load_state_dict(content["network"])
+            except RuntimeError as error:
+                raise Error(
+                    "The saved state is of another network than that of the run's config.toml. "
+                    "Restore its settings of the network, or start a new run."
+                ) from error
         for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         if self.average:

@@ -340,7 +340,11 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter, parts: 
             raise FileNotFoundError(f"{data}: the data folder of the run is missing. Restore it.")
         if folder.shards.is_file():
             return saved, config, ShardedDataset.resumed(data, folder.shards, config)
-        return saved, config, SegmentationDataset.reopen(data, folder.split, config)
+        return (
+            saved,
+            config,
+            SegmentationDataset.reopen(data, folder.split, config, saved.get("digest")),
+        )
 
     saved, config, dataset = processes.first_decides(read)
     if folder.augment.is_file() and parts.augment:
@@ -406,7 +410,7 @@ def _describe_model(run: Run) -> Card:
     threads = plural(torch.get_num_threads(), "thread")
     training: dict[str, Any] = {
         "hardware": f"{describe_processor(device)}, {threads}, {precision}",
-        "digest": dataset.digest(),
+        "digest": run.digest,
         "sample": dataset.part("train").sample_sizes(),
         "areas": [areas[0], areas[-1]],
         "grey": count_grey(dataset.shapes),
