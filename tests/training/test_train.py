@@ -28,11 +28,11 @@ from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Collected, Forwarding, Reporter
 from plainunet.settings import load_config
-from plainunet.training.plan import check_window, choose_size, fill_in, with_checkpoint
+from plainunet.training.plan import check_window, choose_size, fill_in
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.schedule import size_in
 from plainunet.training.state import read_state
-from plainunet.training.train import resume, train
+from plainunet.training.train import resume, train, with_checkpoint
 
 from .conftest import (
     Draw,
@@ -344,6 +344,38 @@ def test_the_architecture_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     assert "checkpoint" in taken["residual"]
     assert taken.keys() <= config.model_fields_set
     assert with_checkpoint(TrainConfig()) == (TrainConfig(), {})
+
+
+@pytest.mark.parametrize("seen", [{"size": [32, 48]}, {"patch": [32, 48], "factor": 0.5}])
+def test_the_scale_is_that_of_the_checkpoint(tmp_path: Path, seen: dict[str, Any]) -> None:
+    file = tmp_path / "earlier.safetensors"
+    training = {"settings": {"size": None, "patch": None, "factor": 1.0, **seen}}
+    card = Card(("a", "b"), default_colors(2), None, training=training)
+    save_checkpoint(file, UNet(3, 2, 4, 2), card)
+    config, taken = with_checkpoint(TrainConfig(pretrained=str(file)))
+    assert {name: getattr(config, name) for name in seen} == {
+        name: tuple(value) if isinstance(value, list) else value for name, value in seen.items()
+    }
+    assert seen.keys() <= taken.keys()
+    given = TrainConfig(pretrained=str(file), size=(64, 64))
+    config, taken = with_checkpoint(given)
+    assert (config.size, config.patch) == ((64, 64), None)
+
+
+@pytest.mark.parametrize(
+    ("classes", "named"), [((), ("background", "cell")), (("soil", "weed"), ("soil", "weed"))]
+)
+def test_classes_are_named_as_in_the_checkpoint(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path, classes: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    file = tmp_path / "earlier.safetensors"
+    card = Card(("background", "cell"), default_colors(2), (32, 32))
+    save_checkpoint(file, UNet(3, 2, tiny.base_channels, tiny.depth), card)
+    config = tiny.model_copy(update={"pretrained": str(file), "classes": classes})
+    heard = Collected()
+    train(draw(tmp_path / "data", 4, (32, 32)), tmp_path / "run", config, reporter=heard)
+    assert Predictor.load(tmp_path / "run").card.class_names == named
+    assert any("cell" in note for note in heard.notes)
 
 
 def test_epochs_without_effect_are_reported(

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.config import NetworkConfig, TrainConfig
+from plainunet.config import TrainConfig
 from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import Coding, Instances, read_pair
 from plainunet.dataset.dataset import SegmentationDataset
@@ -497,6 +497,8 @@ def make_plan(
     else:
         decide("size", *window["size"])
         growth, reason = choose_growth(plan["size"][0], 2 ** (depth + 1))
+    if given.get("pretrained"):
+        growth, reason = (), "the pretrained weights know the full size"
     growth = decide("growth", growth, reason)
     side = plan["patch" if "patch" in plan else "size"][0]
     base = decide("base_channels", *window["base_channels"])
@@ -654,20 +656,6 @@ def recommend(result: Diagnosis) -> Plan:
         "normalisation": _choose_normalisation(stats, 0.0, _USUAL),
         "class_weights": _choose_weights(stats, TrainConfig().loss),
     }
-
-
-def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
-    """Take the architecture from the checkpoint that a run fine-tunes, with a reason for each."""
-    if not config.pretrained:
-        return config, {}
-    # imported here: `check` must not load PyTorch
-    from plainunet.network.checkpoint import OVERRIDABLE, load_unet
-
-    network, _ = load_unet(Path(config.pretrained))
-    known = NetworkConfig.model_fields.keys() & network.architecture.keys()
-    kept = known - config.model_fields_set - set(OVERRIDABLE)
-    config = config.model_copy(update={name: network.architecture[name] for name in kept})
-    return config, dict.fromkeys(kept, "as in the pretrained checkpoint")
 
 
 def fill_in(

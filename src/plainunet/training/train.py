@@ -27,13 +27,13 @@ from plainunet.files import lock_folder, remove_unfinished, write_json, write_wh
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.formats.problems import command
 from plainunet.network.card import Card, versions
-from plainunet.network.checkpoint import load_pretrained
+from plainunet.network.checkpoint import OVERRIDABLE, load_pretrained, load_unet
 from plainunet.network.device import choose_device, choose_precision, describe_processor
 from plainunet.network.losses import OwnLoss, OwnLossFunction
 from plainunet.network.own import Network, make_own_network
 from plainunet.network.unet import UNet
 from plainunet.page import plural
-from plainunet.palette import default_colors
+from plainunet.palette import default_colors, default_names
 from plainunet.parts import OwnParts, Part, is_own
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Forwarding, Reporter, or_default, silent
@@ -41,7 +41,7 @@ from plainunet.settings import AUGMENT_FILE, with_dataset, write_config, write_d
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget, measure_end
 from plainunet.training.distributed import Processes, job, join_processes
-from plainunet.training.plan import BUDGET, RATES, check_window, fill_in, with_checkpoint
+from plainunet.training.plan import BUDGET, RATES, check_window, fill_in
 from plainunet.training.run import Run, RunFolder, asked_to_stop
 from plainunet.training.schedule import scaled_size
 from plainunet.training.state import read_state
@@ -276,6 +276,7 @@ def _plan(
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
         reporter.note(f"note: {flags}: no effect with --network")
     dataset = SegmentationDataset.open(data, config, _DataNotes(reporter))
+    dataset = _name_classes(dataset, config, reporter)
     is_free = config.patch is None
     dataset, config = fill_in(dataset, config, reporter)
     if is_free and config.patch:
@@ -293,6 +294,43 @@ def _plan(
         config = config.model_copy(update={"learning_rate": RATES[config.optimizer]})
     check_window(config, reporter)
     return config, dataset, lines
+
+
+def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
+    """Take architecture and scale from the checkpoint that a run fine-tunes, with the reasons.
+
+    Trained on smaller images, it would lose what it knows before it learns anything new.
+    """
+    if not config.pretrained:
+        return config, {}
+    network, card = load_unet(Path(config.pretrained))
+    known = NetworkConfig.model_fields.keys() & network.architecture.keys()
+    kept = known - config.model_fields_set - set(OVERRIDABLE)
+    taken = {name: network.architecture[name] for name in kept}
+    if not {"size", "patch", "factor"} & config.model_fields_set:
+        settings = card.training.get("settings", {})
+        names = ("patch", "factor") if settings.get("patch") else ("size",)
+        seen = {name: settings.get(name) for name in names}
+        taken |= {k: tuple(v) if isinstance(v, list) else v for k, v in seen.items() if v}
+    config = config.model_copy(update=taken)
+    return config, dict.fromkeys(taken, "as in the pretrained checkpoint")
+
+
+def _name_classes(
+    dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
+) -> SegmentationDataset:
+    """Take the class names of the checkpoint that a run fine-tunes, if the data have none."""
+    names = load_unet(Path(config.pretrained))[1].class_names if config.pretrained else ()
+    own = dataset.class_names
+    if len(own) != len(names) or own == names:
+        return dataset
+    if not config.classes and own == default_names(len(own)):
+        reporter.note(f"note: classes are named as in the checkpoint: {', '.join(names)}")
+        return replace(dataset, class_names=names)
+    reporter.note(
+        f"note: {', '.join(own)} start from the weights of {', '.join(names)}, in this order"
+    )
+    return dataset
 
 
 def _mention_copies(dataset: SegmentationDataset, reporter: Reporter) -> None:
