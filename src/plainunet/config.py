@@ -167,7 +167,7 @@ TTAName = Literal["none", "mirror", "flips", "turns"]
 BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 LossName = Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"]
-AugmentName = Literal["none", "flip", "light", "strong"]
+AugmentName = Literal["none", "flip", "mild", "light", "strong"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
@@ -280,8 +280,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     """Warm-up: fraction of the steps in which the learning rate rises. Default: 0.1 for
     one-cycle, 0 for the others."""
     augment: AugmentName | str = "light"
-    """Data augmentation preset. flip: horizontal flips; light: also scale (15 %), rotation
-    (5 degrees), shift (5 %), brightness, contrast and JPEG compression; strong: also vertical
+    """Data augmentation preset. flip: horizontal flips; mild: also JPEG compression; light: also
+    scale (15 %), rotation (5 degrees), shift (5 %), brightness and contrast; strong: also vertical
     flips, rotation to 45 degrees, shear, gamma and blur, for images without an upright
     orientation. Or your own: a file (.yaml, .json) saved by Albumentations, or
     package.module:object."""

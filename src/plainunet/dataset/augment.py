@@ -154,6 +154,7 @@ def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
     return {
         "none": [],
         "flip": [A.HorizontalFlip(p=0.5)],
+        "mild": [A.HorizontalFlip(p=0.5), Compression(40, p=0.2)],
         "light": [
             A.HorizontalFlip(p=0.5),
             affine(0.15, 5, 0.05),
@@ -173,7 +174,7 @@ def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
 
 
 class Augment:
-    """A named strength of augmentation (none, flip, light or strong), and elastic deformation."""
+    """A named strength of augmentation (none, flip, mild, light or strong), and elastic deformation."""
 
     def __init__(self, strength: str, elastic: float = 0.0) -> None:
         """Create it; `elastic` is the deviation of `Elastic` [pixels], applied first; or 0."""

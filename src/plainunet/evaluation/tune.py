@@ -63,6 +63,7 @@ inference time; for each larger size of holes, since they may be background that
 and, if Dice alone counts, for each larger minimum size, since less may be chance."""
 _TTA: dict[str, tuple[TTAName, ...]] = {
     "flip": ("none", "mirror"),
+    "mild": ("none", "mirror"),
     "light": ("none", "mirror"),
     "strong": ("none", "turns"),
 }
