@@ -563,8 +563,8 @@ class ExportOptions(CardOptions):
     tile: int | None = Field(default=None, ge=16, le=8192)
     """With --layout deepness: height and width of a tile. Default: 512, or the input size."""
     images: tuple[Path, ...] = ()
-    """Images that the file is checked on. Default: the validation split of the model's training, or
-    synthetic images if it is not there."""
+    """Images that the file is checked on, or folders of them. Default: the validation split of the
+    model's training, or synthetic images if it is not there."""
     data: Path | None = None
     """Folder of images and masks to check the file on, and to calibrate int8 with."""
     author: tuple[str, ...] = ()

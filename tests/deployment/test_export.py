@@ -1,6 +1,7 @@
 """`plainunet export`: the file, the check, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,13 @@ def test_the_command_writes_one_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "made" / "model.pt2"
-    words = ["export", make_checkpoint(), "--to", "torch", "--out", out, "--images", *photos]
+    folder = tmp_path / "new photos"
+    folder.mkdir()
+    words = ["export", make_checkpoint(), "--to", "torch", "--out", out, "--images", folder]
+    assert command(monkeypatch, *words) == 2
+    assert "holds no images" in capsys.readouterr().err
+    for photo in photos:
+        shutil.copy(photo, folder)
     assert command(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
     assert str(out) in shown.replace("\n", "")

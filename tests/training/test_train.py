@@ -139,7 +139,8 @@ def test_a_run_folder_cannot_be_among_the_data(tiny: TrainConfig, tmp_path: Path
     for name in ("images/a.png", "runs/old/last/state.pt", "runs/old/curves.png"):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_bytes(b"")
-    for out in (data, data / "images", tmp_path / "data" / ".." / "data"):
+    inside = data / "images" / "run"
+    for out in (data, data / "images", inside, tmp_path / "data" / ".." / "data"):
         with pytest.raises(ValueError, match=r"contains the data.* --out"):
             train(data, out, tiny)
     # these are refused for other reasons

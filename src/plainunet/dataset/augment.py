@@ -174,7 +174,7 @@ def _strengths(mask_interpolation: int) -> dict[str, list[Any]]:
 
 
 class Augment:
-    """A named strength of augmentation (none, flip, mild, light or strong), and elastic deformation."""
+    """A strength of augmentation (none, flip, mild, light, strong), and elastic deformation."""
 
     def __init__(self, strength: str, elastic: float = 0.0) -> None:
         """Create it; `elastic` is the deviation of `Elastic` [pixels], applied first; or 0."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import ExportOptions
+from plainunet.dataset.layouts import walk
 from plainunet.demo import draw_scene
 from plainunet.errors import Error
 from plainunet.evaluation.evaluate import open_dataset
@@ -99,8 +100,14 @@ def find_calibration(
 
 
 def _read_given(paths: Sequence[Path], channels: int) -> Iterator[NDArray[Any]]:
-    """Read images [H, W, C]; an error names the file."""
+    """Read images [H, W, C], of folders up to `CALIBRATING`; an error names the file."""
+    files: list[Path] = []
     for path in paths:
+        found = list(walk(path)) if path.is_dir() else [path]
+        if not found:
+            raise Error(f"{path}: holds no images.", "no-data", path)
+        files += found[:: -(-len(found) // CALIBRATING)] if path.is_dir() else found
+    for path in files:
         image = read_image(path)
         try:
             yield match_channels(image, channels)

@@ -216,7 +216,7 @@ def _open_common(
     reporter: Reporter,
 ) -> tuple[list[SegmentationDataset], str]:
     """Open the images held out from both models, once with each model's coding of the masks."""
-    (first, name), (second, _) = (
+    (first, name), (second, other) = (
         open_dataset(model.card, path, data, split, folder, reporter)
         for model, path in zip(models, paths, strict=True)
     )
@@ -227,7 +227,11 @@ def _open_common(
             f"{data}: no image was held out from both models. Use --split all or another folder."
         )
     if len(common) < max(len(first), len(second)):
-        reporter.note(f"only the images held out from both models are compared: {len(common)}")
+        known = "both models"
+        if "all" in (name, other):  # it was trained on another folder, or it is not known on what
+            known, open_one = map(str, paths if other == "all" else paths[::-1])
+            known += f"; which of them {open_one} was trained on is not known"
+        reporter.note(f"only the {len(common)} images held out from {known} are compared")
     return [common, replace(common, coding=second.coding)], name
 
 

@@ -470,12 +470,13 @@ def _describe_model(run: Run) -> Card:
 def require_apart(folder: RunFolder, data: Path) -> None:
     """Refuse a run folder among the data, whose files would be mistaken for data."""
     out, whole = folder.path.resolve(), data.resolve()
-    images = (path for path in out.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    within = whole in out.parents and not folder.state.is_file() and any(images)
-    if out == whole or within:
+    above = [each for each in (out, *out.parents) if whole in (each, *each.parents)]
+    images = (path for each in above for path in each.glob("*"))
+    among = any(path.suffix.lower() in IMAGE_SUFFIXES for path in images)
+    if out == whole or (among and not folder.state.is_file()):
         raise Error(
-            f"{folder.path}: contains the data, so a run cannot be written there. Choose another "
-            "--out."
+            f"{folder.path}: contains the data or lies among images, so a run cannot be written "
+            "there. Choose another --out."
         )
 
 
