@@ -61,7 +61,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _explain(problem: Any, model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    place = problem["loc"]
+    # not the number of a wrong value of a list: the value is shown
+    key = ".".join(map(str, place[:-1] if isinstance(place[-1], int) else place))
     if problem["type"] != "extra_forbidden":
         message = problem["msg"].removeprefix("Value error, ")
         return f"{key}: {message} (got {problem['input']!r})"
