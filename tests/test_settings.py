@@ -54,7 +54,7 @@ def test_named_keys_and_defaults(tmp_path: Path) -> None:
         ("epoch = 3\nbatch_size = 0\nema = 2.0", ["epoch", "batch_size", "ema"]),
         ("epochs = 2.5", ["epochs: "]),
         ('epochs = "many"', ["epochs: "]),
-        ("size = [32]", ["size.1: "]),
+        ("size = [32]", ["size: "]),
         ("size = [32, 32, 3]", ["size: "]),
         *((f"learning_rate = {value}", ["learning_rate: "]) for value in ("0.0", "nan", "inf")),
         ("weight_decay = inf", ["weight_decay: "]),
