@@ -370,7 +370,7 @@ RARE = STREETS._replace(shares={"street": 0.99, "pole": 0.01})
         (SMALL, {}, "augment", "strong", ""),
         (SMALL._replace(upright=True), {}, "augment", "light", ""),
         (SMALL._replace(upright=True, trained=7), {}, "augment", "light", "add --augment strong"),
-        (CARS, {}, "augment", "light", "608"),  # many images
+        (CARS, {}, "augment", "mild", "times"),  # many images for the time
         (CARS, {}, "gradient_accumulation", 1, ""),
         (RARE, {}, "class_weights", "none", "pole, covers 1 %"),
         # the loss is a mean over pixels
@@ -384,6 +384,12 @@ def test_settings_chosen_from_the_data(
     chosen, why = plan(stats, **given)[name]
     assert chosen == value
     assert reason in why
+
+
+def test_with_more_time_images_are_augmented_more() -> None:
+    chosen = [make_plan(CARS, LAPTOP, seconds, {})["augment"] for seconds in (600, 100_000)]
+    assert [name for name, _ in chosen] == ["mild", "light"]
+    assert "608" in chosen[1][1]
 
 
 def test_gradient_accumulation_fits_the_memory() -> None:

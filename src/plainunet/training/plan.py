@@ -444,7 +444,9 @@ def choose_size(sizes: Sequence[tuple[int, int]], side: int = 256) -> tuple[int,
 
 BUDGET = 900.0
 """Default time budget [s], if neither a budget nor a number of epochs is set."""
-_MANY = 400
+_MANY, _NOVEL = 400, 40
+"""Training images that are varied enough; epochs up to which more than flips slows learning
+(docs/results.md, Ablations: nuclei, cars and roads, planned for 11 to 36 epochs)."""
 _VARIED = 1.5
 _ACTIVATIONS = 1320.0
 """Bytes of activations that an input pixel keeps for the backward pass at 16 base channels
@@ -530,7 +532,6 @@ def make_plan(
     if given.get("pretrained"):
         rate, why = rate / _GENTLER, f"{why}, divided by {_GENTLER}: the weights are pretrained"
     decide("learning_rate", rate, why)
-    decide("augment", *_choose_augment(stats))
     decide("class_weights", *_choose_weights(stats, given.get("loss", TrainConfig().loss)))
     each = 1
     if "patch" in plan:
@@ -538,6 +539,7 @@ def make_plan(
         each = patches_each(reduced, side)
     passes = passes_with(batch)
     epochs = max(1, round(passes / stats.trained / each))
+    decide("augment", *_choose_augment(stats, epochs))
     what = "patches" if "patch" in plan else "images"
     last = 1000 * (machine.step / batch + pixels)
     reason = f"estimated from {passes:.0f} {what}, {last:.3g} ms each at the full input size"
@@ -592,7 +594,11 @@ def _choose_normalisation(stats: Fingerprint, factor: float, base: int) -> tuple
     return "batch", reason
 
 
-def _choose_augment(stats: Fingerprint) -> tuple[str, str]:
+def _choose_augment(stats: Fingerprint, epochs: float = math.inf) -> tuple[str, str]:
+    if epochs <= _NOVEL:
+        return "mild", (
+            f"each image is seen about {epochs:g} times; stronger augmentation helps in longer runs"
+        )
     if stats.upright and stats.trained < _FEWEST:
         return "light", (
             f"{stats.trained} training images do not show whether they have an upright "
