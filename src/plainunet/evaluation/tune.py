@@ -144,9 +144,8 @@ def tune(
     objects = objects or isinstance(dataset.coding, Instances)
     search = _Search(path, dataset, objects, reporter, **how)
     before = search.baseline(card)
-    chosen, best = search.choose(
-        dataclasses.replace(card, tta="none", scales=(1.0,), min_object=0, fill_holes=0)
-    )
+    plain = dataclasses.replace(card, tta="none", scales=(1.0,), min_object=0, fill_holes=0)
+    chosen, best = search.choose(plain)
     if best.mean() <= before.mean():
         chosen, best = card, before
     outcome = {
