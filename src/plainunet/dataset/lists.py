@@ -210,7 +210,7 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
         mask_files = _several(masks)
     else:
         mask_files = {**(_joined(folder, masks, braces[0]) if braces else _once(masks))}
-    joined = match_names(image_files, mask_files, True, skip_unlabelled)
+    joined = match_names(image_files, mask_files, True, skip_unlabelled, folder=folder)
     if len(joined) < len(image_files):
         reporter.note(f"{len(image_files) - len(joined)} images without a mask are skipped.")
     start = len(folder.parts)

@@ -564,11 +564,12 @@ class _Matched(NamedTuple):
         starred = [_with_stars(images), _with_stars(masks)]
         if starred[0].count("*") != starred[1].count("*"):
             starred = [images[0], masks[0]]
-        first, second = ("/".join([*each, "*"]) for each in starred)
+        first, second = (Path(*each, "*").as_posix() for each in starred)
         return first, second
 
     def _below(self, files: Files, key: Key) -> list[str]:
-        return [*files[key].parent.relative_to(self.folder).parts]
+        top = files[key].parent
+        return [*(top.relative_to(self.folder) if top.is_relative_to(self.folder) else top).parts]
 
 
 def _with_stars(folders: list[list[str]]) -> list[str]:
