@@ -533,7 +533,9 @@ def _ablations(rows: Sequence[Record]) -> Iterator[str]:
         "plan chose the input size of each anew, by the speed of the machine at that minute: 8 "
         'base channels and 176 x 272 pixels without a change, 208 x 304 with "8 base channels" '
         "and batches of 16, 208 x 320 with AdamW, 112 x 160 with 24 base channels, about 192 x 288 "
-        "with most others. So part of each difference is that of the size."
+        "with most others. So part of each difference is that of the size. In those at a4125e9, "
+        "80170de and 812d8a3 the plan held, but tests of this project ran beside them too, so that "
+        "runs differ a little in how many images they saw."
     )
     header = ["dataset", "change", "metric", "without", "with", "difference", "95% CI"]
     yield _table(
