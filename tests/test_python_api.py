@@ -282,7 +282,7 @@ WRONG: dict[str, tuple[Call, str, str]] = {
         "augment",
         "int 5",
     ),
-    "load: scales": (lambda run: Predictor.load(run, scales=(0,)), r"^scales\.0: [^;]*$", "0"),
+    "load: scales": (lambda run: Predictor.load(run, scales=(0,)), r"^scales: [^;]*$", "0"),
     "dataset: index": (lambda run: opened(run)[:2], "index", "slice"),
     "dataset: subset": (lambda run: opened(run).subset([0, 99]), "indices", "99"),
     "dataset: split": (lambda run: opened(run).part("bogus"), "name", "bogus"),

@@ -350,7 +350,7 @@ def test_compression_leaves_other_images_alone(image: NDArray[Any]) -> None:
 
 
 def test_unknown_strength() -> None:
-    with pytest.raises(ValueError, match=r"'medium'.* none, flip, light, strong"):
+    with pytest.raises(ValueError, match=r"'medium'.* none, flip, mild, light, strong"):
         Augment("medium")
 
 
