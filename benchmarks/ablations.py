@@ -118,10 +118,9 @@ def main() -> None:
                 arguments.runs / name / re.sub(r"[^\w.]+", "-", each)
                 for each in (change, settings.pop("against", "base"))
             )
-            if noise := settings.pop("noise", 0):
-                source = add_noise(data, arguments.runs / f"{name}-noise-{noise}", noise)
-            else:
-                source = data
+            noise = settings.pop("noise", 0)
+            noisy = arguments.runs / f"{name}-noise-{noise}"
+            source = add_noise(data, noisy, noise) if noise else data
             if tta := settings.pop("tta", ""):
                 with_tta(other, second, tta)
             else:

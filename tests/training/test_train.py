@@ -337,14 +337,14 @@ def test_the_architecture_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "earlier.safetensors"
     network = UNet(3, 2, 4, 2, normalisation="group", residual=True, dropout=0.3)
     save_checkpoint(file, network, Card(("a", "b"), default_colors(2), (32, 32)))
-    config, taken = with_checkpoint(TrainConfig(pretrained=str(file), depth=3))
+    config, taken, _ = with_checkpoint(TrainConfig(pretrained=str(file), depth=3))
     assert (config.base_channels, config.normalisation, config.residual) == (4, "group", True)
     assert config.depth == 3  # as given; loading the weights reports the conflict
     assert config.dropout == TrainConfig().dropout
     assert "depth" not in taken
     assert "checkpoint" in taken["residual"]
     assert taken.keys() <= config.model_fields_set
-    assert with_checkpoint(TrainConfig()) == (TrainConfig(), {})
+    assert with_checkpoint(TrainConfig()) == (TrainConfig(), {}, ())
 
 
 @pytest.mark.parametrize("seen", [{"size": [32, 48]}, {"patch": [32, 48], "factor": 0.5}])
@@ -353,13 +353,13 @@ def test_the_scale_is_that_of_the_checkpoint(tmp_path: Path, seen: dict[str, Any
     training = {"settings": {"size": None, "patch": None, "factor": 1.0, **seen}}
     card = Card(("a", "b"), default_colors(2), None, training=training)
     save_checkpoint(file, UNet(3, 2, 4, 2), card)
-    config, taken = with_checkpoint(TrainConfig(pretrained=str(file)))
+    config, taken, _ = with_checkpoint(TrainConfig(pretrained=str(file)))
     assert {name: getattr(config, name) for name in seen} == {
         name: tuple(value) if isinstance(value, list) else value for name, value in seen.items()
     }
     assert seen.keys() <= taken.keys()
     given = TrainConfig(pretrained=str(file), size=(64, 64))
-    config, taken = with_checkpoint(given)
+    config, taken, _ = with_checkpoint(given)
     assert (config.size, config.patch) == ((64, 64), None)
 
 

@@ -112,11 +112,10 @@ def _place_void(counts: Sequence[MaskCounts], known: DataConfig, reporter: Repor
     ids = tuple(sorted(values_of(counts) - {VOID}))
     is_open = not (known.values or known.encoding or known.colors)
     if is_open and ids == (*range(1, len(ids) + 1),):
-        census = take_census(counts)
         if len(known.classes) == len(ids) + 1 or len(ids) == 1:
             reporter.note("note: pixels without a value (-1, NaN or nodata) are the background")
             return known.model_copy(update={"values": (VOID, *ids), "ignore": None})
-        if not known.classes and census.ground() == VOID:
+        if not known.classes and (census := take_census(counts)).ground() == VOID:
             raise _which_background(census, VOID, ids, VOID)
         if len(known.classes) in (0, len(ids)):
             known = known.model_copy(update={"values": ids})

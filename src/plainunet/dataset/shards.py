@@ -30,6 +30,7 @@ from plainunet.errors import Error
 from plainunet.files import lock_folder, remove_unfinished, write_json, write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import read_encoded
+from plainunet.formats.images import fitting_suffix
 from plainunet.formats.shards import FORMAT, INDEX_FILE, write_shard
 from plainunet.formats.sources import Member, stem_of
 from plainunet.palette import default_colors
@@ -40,7 +41,6 @@ SHARD_SIZE = 128
 """Default size of a shard [MiB]; each worker process holds one in memory."""
 _UNFINISHED = ".unfinished.json"
 _NAME = re.compile(r"(train|val|test)-[0-9]{5,}\.tar|index\.json")
-_SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif"}
 _RECORD = 512
 """Tar files pad everything to multiples of this, and each file has a header of this size."""
 _EXCERPT = 1000
@@ -422,7 +422,7 @@ class _Writer:
         # WebDataset ends a key at the first dot
         key = f"{at:08d}_{stem_of(pair.image)}".replace(".", "_")
         counts = np.bincount(ids.ravel(), minlength=256)[: coding.num_classes]
-        stored = key, _SUFFIXES.get(kind, f".{kind}"), image, png.getvalue()
+        stored = key, fitting_suffix(Path(), kind), image, png.getvalue()
         return _Encoded(stored, pixels.shape, pixels.dtype.name, counts.astype(np.int64))
 
     def _write_shard(self, part: str, number: int, samples: Sequence[_Encoded]) -> None:

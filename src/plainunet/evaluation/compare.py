@@ -227,11 +227,11 @@ def _open_common(
             f"{data}: no image was held out from both models. Use --split all or another folder."
         )
     if len(common) < max(len(first), len(second)):
-        held, unsure = "both models", ""
+        those, caveat = "both models", ""
         if "all" in (name, other):  # it was trained on another folder, or it is not known on what
-            held, open_one = map(str, paths if other == "all" else paths[::-1])
-            unsure = f"; which of them {open_one} was trained on is not known"
-        reporter.note(f"only the {len(common)} images held out from {held} are compared{unsure}")
+            known, unknown = paths if other == "all" else paths[::-1]
+            those, caveat = str(known), f"; which of them {unknown} was trained on is not known"
+        reporter.note(f"only the {len(common)} images held out from {those} are compared{caveat}")
     return [common, replace(common, coding=second.coding)], name
 
 

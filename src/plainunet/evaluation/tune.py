@@ -203,7 +203,7 @@ class _Search:
                 scores = np.array([curve["per_image_dice"][number]])
                 value = f"{value}, threshold {trial.threshold:g}"
             self._keep("tta", value, scores)
-            if scores.mean() > best.mean() + (GAIN if best.mean() >= 0 else 0):
+            if scores.mean() > best.mean() + GAIN:
                 best, chosen = scores, trial
         return chosen, best
 
@@ -231,7 +231,7 @@ class _Search:
             settings = grid.at((row, holes, size))
             named = (f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
             self._keep("tta", ", ".join([_named(trial), *named]), tried[:, row, holes, size])
-            if worth.max() > best + (GAIN if best >= 0 else 0):
+            if worth.max() > best + GAIN:
                 best, chosen = worth.max(), dataclasses.replace(trial, **settings)
                 place, scores = (row, holes, size), tried
         row, holes, size = place

@@ -444,8 +444,9 @@ def choose_size(sizes: Sequence[tuple[int, int]], side: int = 256) -> tuple[int,
 
 BUDGET = 900.0
 """Default time budget [s], if neither a budget nor a number of epochs is set."""
-_MANY, _NOVEL = 400, 40
-"""Training images that are varied enough; epochs up to which more than flips slows learning
+_MANY = 400
+_SHORT = 40
+"""Epochs up to which stronger augmentation than flips and compression lowers the scores
 (docs/results.md, Ablations: nuclei, cars and roads, planned for 11 to 36 epochs)."""
 _VARIED = 1.5
 _ACTIVATIONS = 1320.0
@@ -595,7 +596,7 @@ def _choose_normalisation(stats: Fingerprint, factor: float, base: int) -> tuple
 
 
 def _choose_augment(stats: Fingerprint, epochs: float = math.inf) -> tuple[str, str]:
-    if epochs <= _NOVEL:
+    if epochs <= _SHORT:
         return "mild", (
             f"each image is seen about {epochs:g} times; stronger augmentation helps in longer runs"
         )

@@ -266,7 +266,7 @@ def _plan(
         store_dataset(data, folder.data, config, reporter)
         data = folder.data
     config = with_dataset(config, Path(data))
-    config, taken = with_checkpoint(config)
+    config, taken, names = with_checkpoint(config)
     given = config.model_fields_set
     if config.budget is None and "epochs" not in given:
         config = config.model_copy(update={"budget": BUDGET})
@@ -276,7 +276,7 @@ def _plan(
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
         reporter.note(f"note: {flags}: no effect with --network")
     dataset = SegmentationDataset.open(data, config, _DataNotes(reporter))
-    dataset = _name_classes(dataset, config, reporter)
+    dataset = _name_classes(dataset, config, names, reporter)
     is_free = config.patch is None
     dataset, config = fill_in(dataset, config, reporter)
     if is_free and config.patch:
@@ -296,13 +296,18 @@ def _plan(
     return config, dataset, lines
 
 
-def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
-    """Take architecture and scale from the checkpoint that a run fine-tunes, with the reasons.
+def with_checkpoint(
+    config: TrainConfig,
+) -> tuple[TrainConfig, dict[str, str], tuple[str, ...]]:
+    """Take architecture and scale from the checkpoint that a run fine-tunes.
 
     Trained on smaller images, it would lose what it knows before it learns anything new.
+
+    Returns:
+        The settings, the reason for each one taken, and the checkpoint's class names.
     """
     if not config.pretrained:
-        return config, {}
+        return config, {}, ()
     network, card = load_unet(Path(config.pretrained))
     known = NetworkConfig.model_fields.keys() & network.architecture.keys()
     kept = known - config.model_fields_set - set(OVERRIDABLE)
@@ -310,17 +315,15 @@ def with_checkpoint(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
     if not {"size", "patch", "factor"} & config.model_fields_set:
         settings = card.training.get("settings", {})
         names = ("patch", "factor") if settings.get("patch") else ("size",)
-        seen = {name: settings.get(name) for name in names}
-        taken |= {k: tuple(v) if isinstance(v, list) else v for k, v in seen.items() if v}
+        taken |= {name: settings[name] for name in names if settings.get(name)}
     config = config.model_copy(update=taken)
-    return config, dict.fromkeys(taken, "as in the pretrained checkpoint")
+    return config, dict.fromkeys(taken, "as in the pretrained checkpoint"), card.class_names
 
 
 def _name_classes(
-    dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
+    dataset: SegmentationDataset, config: TrainConfig, names: tuple[str, ...], reporter: Reporter
 ) -> SegmentationDataset:
     """Take the class names of the checkpoint that a run fine-tunes, if the data have none."""
-    names = load_unet(Path(config.pretrained))[1].class_names if config.pretrained else ()
     own = dataset.class_names
     if len(own) != len(names) or own == names:
         return dataset
@@ -378,11 +381,8 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter, parts: 
             raise FileNotFoundError(f"{data}: the data folder of the run is missing. Restore it.")
         if folder.shards.is_file():
             return saved, config, ShardedDataset.resumed(data, folder.shards, config)
-        return (
-            saved,
-            config,
-            SegmentationDataset.reopen(data, folder.split, config, saved.get("digest")),
-        )
+        dataset = SegmentationDataset.reopen(data, folder.split, config, saved.get("digest"))
+        return saved, config, dataset
 
     saved, config, dataset = processes.first_decides(read)
     if folder.augment.is_file() and parts.augment:
