@@ -122,6 +122,14 @@ def test_videos_are_listed_apart_and_every_input_once(folder: Path) -> None:
     assert named(*names) == ["in/a.png", "in/b.jpg"]
 
 
+def test_masks_of_earlier_predictions_are_skipped(folder: Path, draw: Draw) -> None:
+    before = named("in")
+    draw("in/first/overlay/mask.png")
+    Path("in/first/prediction.json").write_text("{}")
+    assert named("in") == named("in", out=Path("in/second")) == before
+    assert named("in/first") == ["in/first/overlay/mask.png"]
+
+
 def test_masks_below_the_image_folder_are_skipped(folder: Path, draw: Draw) -> None:
     before = named("in")
     draw("in/deep/mask.png")

@@ -290,7 +290,8 @@ def _tile_of(card: Card, network: Network, options: ExportOptions) -> int | None
     side = options.tile or (min(card.size) if card.size else _TILE)
     least = 16 if card.size else math.ceil(network.sizes.smallest / card.factor)
     if side < least:
-        raise Error(f"--tile {side}: too small for the network. Use at least {least}.")
+        given = f"--tile {side}" if options.tile else f"--layout deepness: tiles of {side} pixels"
+        raise Error(f"{given}: too small for the network. Use at least --tile {least}.")
     return side
 
 

@@ -380,6 +380,6 @@ def refuse(error: Exception, folder: Path) -> RefusedError:
     for part in sorted({f"{each}/" for each in folder.rglob("*") if each.is_dir()}, reverse=True):
         message = message.replace(part, "")
     # that is advice for the files of a dataset
-    message = re.sub(r"Copy it again, or remove (it|its pair)\.", "Send it again.", message)
+    message = re.sub(r"Copy it again, or remove it[^.]*\.", "Send it again.", message)
     code = error.code if isinstance(error, DataError) else "unusable"
     return RefusedError(_STATUS.get(code, 422), code, message)

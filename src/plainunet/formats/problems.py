@@ -136,7 +136,7 @@ def how_to_restore(path: Source) -> str:
     """The fix of a damaged file: a sample in a shard cannot be removed."""
     if isinstance(path, Member):
         return "Copy the shard again, or write the shards again."
-    return "Copy it again, or remove its pair."
+    return "Copy it again, or remove it, with its mask or image."
 
 
 def cut_off(path: Source, size: int) -> ValueError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from numpy.typing import NDArray
 
 from plainunet.files import require_regular
-from plainunet.formats.problems import DataError, command
+from plainunet.formats.problems import DataError, command, how_to_restore
 from plainunet.formats.sources import Window
 from plainunet.reporter import drop_warnings
 
@@ -63,7 +63,7 @@ def open_raster(path: Path) -> Iterator["DatasetReader"]:
                 yield raster
         except rasterio.errors.RasterioError as error:
             raise DataError(
-                f"{path} cannot be read: {error}. Copy it again, or remove its pair.",
+                f"{path} cannot be read: {error}. {how_to_restore(path)}",
                 "damaged",
                 [path],
             ) from None

@@ -499,7 +499,7 @@ def read_segment(page: TiffPage, number: int, path: ImageSource) -> bytes:
         if len(inflate.decompress(data, expected + 1)) > expected:
             raise DataError(
                 f"{path} is damaged: a segment decompresses to more than the {expected} bytes in "
-                "its tags. Copy it again, or remove its pair.",
+                "its tags. Copy it again, or remove it, with its mask or image.",
                 "damaged",
             )
     return data

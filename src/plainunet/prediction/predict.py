@@ -39,6 +39,7 @@ from plainunet.prediction.outputs import Entries, Outputs
 from plainunet.prediction.predictor import AnyImage, Predictor
 from plainunet.prediction.record import (
     RECORD,
+    holds_masks,
     mask_key,
     note_video,
     require_no_lists,
@@ -168,7 +169,7 @@ def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
         names: Files; folders, searched recursively for images; patterns such as `scans/*.png` or
             `scans/**/*.tif`; text files (.txt) with one path per line; "-" for such lines on
             standard input. Paths are relative to the working directory.
-        out: Output folder of the masks; folders and patterns skip its files.
+        out: Output folder of the masks; folders and patterns skip it, folders also earlier ones.
 
     Raises:
         FileNotFoundError: A file does not exist, or a pattern matches none.
@@ -208,17 +209,18 @@ def _expand(name: Path, out: Path | None) -> Sequence[ImageSource]:
         if not found:
             raise FileNotFoundError(f"{name}: no file matches this pattern.")
         return _without_outputs([Path(path) for path in found], out)
-    if name.is_dir() and out and _is_below(out, name):
-        return _without_outputs(find_images([name]), out)
+    if name.is_dir():
+        images = find_images([name])
+        made = {each for each in {path_of(i).parent for i in images} if holds_masks(each, name)}
+        kept = [each for each in images if path_of(each).parent not in made]
+        # if it is the output folder itself, `require_apart` refuses it
+        return _without_outputs(kept, out) or kept
     return [source]
 
 
-def _is_below(path: Path, folder: Path) -> bool:
-    return folder.resolve() in path.resolve().parents
-
-
 def _without_outputs(paths: Sequence[ImageSource], out: Path | None) -> Sequence[ImageSource]:
-    return [path for path in paths if out is None or not _is_below(path_of(path), out)]
+    below = out and out.resolve()
+    return [path for path in paths if not below or below not in path_of(path).resolve().parents]
 
 
 def _parse_list(content: bytes, source: str) -> list[ImageSource]:

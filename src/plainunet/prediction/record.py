@@ -37,6 +37,13 @@ def require_same(out: Path, digest: str, min_area: int | None = None) -> None:
         )
 
 
+def holds_masks(folder: Path, top: Path) -> bool:
+    """Whether `folder` lies in the output of a prediction below `top`."""
+    return any(
+        (each / RECORD).is_file() for each in (folder, *folder.parents) if top in each.parents
+    )
+
+
 def require_no_lists(out: Path, lists: Iterable[str]) -> None:
     """Refuse a folder that has no record but a file with the name of a list."""
     for name in lists:
