@@ -3,15 +3,16 @@
     python benchmarks/ablations.py DATA [DATASET ...]
     python docs/results.py --tables
 
-The plan of the first run of a dataset, its input size and width above all, holds for the others:
-chosen anew, it would differ with the speed of the machine at that minute. A change is compared with
-the base, or with the run that its `against` names. `tta` only changes prediction; `noise` grows or
-shrinks the training masks, each by a random number of pixels up to this share of its width.
+All settings are given, with epochs instead of a budget: so no run depends on the load of the machine,
+and all of a dataset see equally many images, unless the change is the number of epochs. A change is
+compared with the base, or with the run that its `against` names. `tta` only changes prediction;
+`noise` grows or shrinks the training masks, each by a random number of pixels up to this share of its
+width.
 
 In: `ablations.toml` next to this file. Out: `docs/ablations.json`, the rows of a table in
-docs/results.md: the score with and without each change, of runs with the same budget, device and
-split, and the difference with its 95 % confidence interval by a paired bootstrap over the groups of
-the held-out images. A run that exists is not repeated, and one that was stopped is continued.
+docs/results.md: the score with and without each change, and the difference with its 95 % confidence
+interval by a paired bootstrap over the groups of the held-out images. A run that exists is not
+repeated, and one that was stopped is continued.
 """
 
 import argparse
@@ -19,8 +20,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from plainunet import compare
+from plainunet import TrainConfig, compare, resume, train
 from plainunet.dataset.pairs import find_pairs
 from plainunet.files import write_whole
 from plainunet.formats.masks import read_mask
@@ -44,29 +43,13 @@ SCORES = {
     ("iou", "pooled"): "pooled mean IoU without background",
 }
 
-PLANNED = ("base_channels", "depth", "size", "patch", "factor", "batch_size", "normalisation")
 
-
-def planned(run: Path) -> dict[str, Any]:
-    """The settings that the plan of a run chose, without those that follow from others."""
-    found = tomllib.loads(RunFolder(run).config.read_text(encoding="utf-8"))
-    kept = {name: found[name] for name in PLANNED if found.get(name)}
-    return {name: value for name, value in kept.items() if name != "factor" or "patch" in kept}
-
-
-def train(data: Path, run: Path, settings: Mapping[str, Any]) -> None:
-    """Train a run to its end."""
-    command = [sys.executable, "-m", "plainunet"]
-    if RunFolder(run).report.exists():
-        return
-    if run.exists():
-        subprocess.run([*command, "train", "--resume", run], check=True)
-        return
-    flags = []
-    for name, value in settings.items():
-        values = value if isinstance(value, list) else [value] if value is not True else []
-        flags += [f"--{name.replace('_', '-')}", *map(str, values)]
-    subprocess.run([*command, "train", data, "--out", run, *flags], check=True)
+def train_to_end(data: Path, run: Path, settings: Mapping[str, Any]) -> None:
+    """Train a run, or continue it."""
+    if not run.exists():
+        train(data, run, TrainConfig(**settings))
+    elif not RunFolder(run).report.exists():
+        resume(run)
 
 
 def add_noise(data: Path, noisy: Path, share: float) -> Path:
@@ -110,8 +93,7 @@ def main() -> None:
         data, study = arguments.data / name, known[name]
         base, metric = {"split_seed": 0, **study["settings"]}, study["score"]
         first = arguments.runs / name / "base"
-        train(data, first, base)
-        base = {**planned(first), **base}
+        train_to_end(data, first, base)
         for change, settings in study["changes"].items():
             settings = dict(settings)
             second, other = (
@@ -124,7 +106,7 @@ def main() -> None:
             if tta := settings.pop("tta", ""):
                 with_tta(other, second, tta)
             else:
-                train(source, second, {**base, **settings})
+                train_to_end(source, second, {**base, **settings})
             found = compare(other, second, data).difference(*metric)
             card = load_checkpoint(RunFolder(second).best)[1]
             row = {
@@ -135,7 +117,7 @@ def main() -> None:
                 "changed": found.second,
                 "difference": found.difference,
                 "interval": found.interval,
-                "budget": base["budget"],
+                "budget": f"{base['epochs']} epochs",
                 "seeds": 1,
                 "commit": card.versions.get("commit", ""),
                 "hardware": card.training.get("hardware", ""),
