@@ -3,11 +3,11 @@
     python benchmarks/ablations.py DATA [DATASET ...]
     python docs/results.py --tables
 
-All settings are given, with epochs instead of a budget: so no run depends on the load of the machine,
-and all of a dataset see equally many images, unless the change is the number of epochs. A change is
-compared with the base, or with the run that its `against` names. `tta` only changes prediction;
-`noise` grows or shrinks the training masks, each by a random number of pixels up to this share of its
-width.
+All settings are given, with epochs instead of a budget: so no run depends on the load of the
+machine, and all of a dataset see equally many images, unless the change is the number of epochs. A
+change is compared with the base, or with the run that its `against` names. `tta` only changes
+prediction; `noise` grows or shrinks the training masks, each by a random number of pixels up to
+this share of its width.
 
 In: `ablations.toml` next to this file. Out: `docs/ablations.json`, the rows of a table in
 docs/results.md: the score with and without each change, and the difference with its 95 % confidence
