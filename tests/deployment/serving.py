@@ -94,6 +94,14 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
 
 @contextmanager
 def serving(checkpoint: Path, *flags: object, **environment: str) -> Iterator[Server]:
@@ -102,9 +110,4 @@ def serving(checkpoint: Path, *flags: object, **environment: str) -> Iterator[Se
     try:
         yield server.wait_until_ready()
     finally:
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.wait()
-        for pipe in (server.process.stdout, server.process.stderr):
-            assert pipe is not None
-            pipe.close()
+        server.close()

@@ -733,6 +733,37 @@ def test_a_full_disk_is_told(checkpoints: dict[str, Path], small_disk: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_full_disk_at_the_start_is_told(checkpoints: dict[str, Path], small_disk: Path) -> None:
+    # a full disk is not used: tempfile tries it, and takes another
+    (small_disk / "much").write_bytes(b"0" * (2 * 2**20 - 3 * 4096))
+    server = Server(checkpoints["first"], *CPU, TMPDIR=str(small_disk))
+    try:
+        until = time.monotonic() + 120
+        while not any("the warm-up failed" in line for line in server.lines):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        url = next(json.loads(line)["url"] for line in server.lines if '"url"' in line)
+        answer = httpx.get(f"{url}/readyz", trust_env=False)
+        assert (answer.status_code, "space" in answer.text) == (503, True)
+    finally:
+        server.close()
+
+
+@pytest.mark.slow
+def test_processes_end_with_their_parent(checkpoints: dict[str, Path]) -> None:
+    with serving(checkpoints["first"], *CPU, "--processes", 2) as server:
+        server.process.kill()
+        until = time.monotonic() + 60
+        while True:
+            try:
+                httpx.get(f"{server.url}/healthz", trust_env=False)
+            except httpx.TransportError:
+                break
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
+@pytest.mark.slow
 def test_several_processes_share_models_and_metrics(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

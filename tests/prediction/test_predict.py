@@ -130,6 +130,16 @@ def test_masks_of_earlier_predictions_are_skipped(folder: Path, draw: Draw) -> N
     assert named("in/first") == ["in/first/overlay/mask.png"]
 
 
+def test_masks_of_others_are_never_replaced(predictor: Predictor, draw: Draw) -> None:
+    image, mask = draw("images/a.png"), draw("masks/a.png")
+    before = mask.read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"masks/a\.png: exists, but was not written"):
+            predict_files(predictor, [image], mask.parent, overwrite=overwrite)
+    assert mask.read_bytes() == before
+    assert [each.name for each in mask.parent.iterdir()] == ["a.png"]
+
+
 def test_masks_below_the_image_folder_are_skipped(folder: Path, draw: Draw) -> None:
     before = named("in")
     draw("in/deep/mask.png")
@@ -704,10 +714,12 @@ def test_masks_of_another_video_are_kept_and_reported(
     mask = out / "film-mask.mkv"
     out.mkdir()
     mask.write_bytes(b"of another program")
-    result = predict_inputs(predictor, alone, out)
-    assert result.failures[0].startswith(f"{mask}: ")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"film-mask\.mkv: exists, but was not written"):
+            predict_inputs(predictor, alone, out, overwrite=overwrite)
     assert mask.read_bytes() == b"of another program"
-    result = predict_inputs(predictor, alone, out, overwrite=True)
+    mask.unlink()
+    result = predict_inputs(predictor, alone, out)
     assert (len(result.written), result.failures) == (1, [])
     # predicting images keeps the record of videos
     predict_inputs(predictor, Inputs(inputs.images, []), out)

@@ -15,7 +15,7 @@ from plainunet.prediction.record import (
     RECORD,
     mask_key,
     note_video,
-    require_no_lists,
+    require_made,
     require_own,
     require_same,
     video_size,
@@ -98,18 +98,20 @@ def test_a_mask_without_a_key_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / f"damaged-{name}").write_bytes(b"mine")
     for each in (name, f"damaged-{name}"):
         assert read_key(tmp_path / each) == ""
-        with pytest.raises(ValueError, match="--overwrite"):
-            require_own(tmp_path / each, "abc")
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match=f"{each}: exists"):
+                require_own(tmp_path / each, "abc", overwrite)
 
 
-def test_lists_of_other_programs_are_not_replaced(tmp_path: Path) -> None:
-    require_no_lists(tmp_path, ["areas.csv", "coco.json"])
-    (tmp_path / "coco.json").write_text("{}")
-    require_no_lists(tmp_path, ["areas.csv"])
-    with pytest.raises(ValueError, match=r"coco\.json: .*--overwrite"):
-        require_no_lists(tmp_path, ["areas.csv", "coco.json"])
+def test_files_of_other_programs_are_not_replaced(tmp_path: Path) -> None:
+    files = [tmp_path / "areas.csv", tmp_path / "coco.json"]
+    require_made(tmp_path, files)
+    files[1].write_text("{}")
+    require_made(tmp_path, files[:1])
+    with pytest.raises(ValueError, match=r"coco\.json: exists"):
+        require_made(tmp_path, files)
     write_record(tmp_path, predictor())
-    require_no_lists(tmp_path, ["areas.csv", "coco.json"])
+    require_made(tmp_path, files)
 
 
 def test_the_record_of_videos_is_of_one_model(tmp_path: Path) -> None:

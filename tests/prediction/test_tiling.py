@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainunet.config import TrainConfig
+from plainunet.errors import Error
 from plainunet.formats.images import read_image
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet, deep_logits
@@ -26,7 +27,7 @@ from plainunet.prediction.tiling import (
 from plainunet.prediction.torch_backend import TorchBackend
 from plainunet.training.train import train
 
-from ..models import SMALL, as_predictor, make_network
+from ..models import SMALL, as_predictor, make_card, make_network
 
 Image = NDArray[np.float32]
 
@@ -267,6 +268,15 @@ def mosaic(folder: Path, side: int) -> NDArray[np.uint8]:
         for row in range(count)
     ]
     return np.concatenate(rows)[:side, :side]
+
+
+def test_what_cannot_be_tiled_must_fit_into_memory() -> None:
+    network = UNet(3, 3, base_channels=8, depth=2, normalisation="group")
+    image = np.zeros((512, 512, 3), np.uint8)  # about 64 MiB in float32
+    assert as_predictor(network, make_card(), memory=2**27).predict(image).shape == (512, 512)
+    with pytest.raises(Error, match="512 x 512 pixels") as caught:
+        as_predictor(network, make_card(), memory=2**25).predict(image)
+    assert caught.value.code == "too-large"
 
 
 @pytest.mark.parametrize(

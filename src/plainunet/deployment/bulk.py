@@ -253,8 +253,8 @@ class Worker:
             is_known = item.is_remote or job.as_rows
             key = self._digest if is_known else mask_key(self._digest, item.image)
             try:
-                if not overwrite and (earlier := existing_mask(mask)):
-                    require_own(earlier, key)
+                if not job.as_rows and (earlier := existing_mask(mask)):
+                    require_own(earlier, key, overwrite)
             except ValueError as error:
                 opened.errors[item.id] = item.path, str(error)
                 continue

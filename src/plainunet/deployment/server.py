@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import math
+import multiprocessing
 import os
 import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -197,6 +199,8 @@ class _Processes(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """Replace each process that is dead or hangs."""
+        if self.should_exit.is_set():  # a signal to the whole group ended them
+            return
         for number, process in enumerate(self.processes):
             if process.process.is_alive() and self._answers(process):
                 continue
@@ -230,6 +234,7 @@ class _Processes(Multiprocess):
 
 def _make(path: Path, options: ServeOptions, load: Load, shared: Path) -> FastAPI:
     """Make the application in one of several processes."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         predictor = load(shared_model(shared) or path)
         if predictor.memory is None:
@@ -238,6 +243,14 @@ def _make(path: Path, options: ServeOptions, load: Load, shared: Path) -> FastAP
     except Exception:
         _log.exception("this process cannot start")
         sys.exit(STARTUP_FAILURE)  # otherwise it would be started again and again
+
+
+def _end_with_parent() -> None:
+    """Stop this process if its parent is gone: nothing else would, and it would keep the port."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Protocol(H11Protocol):

@@ -178,9 +178,9 @@ class Service:
                 for number in range(_ROUNDS):
                     await warm_up(self, model.predictor, folder / str(number))
             self.why_not = ""
-        except (RefusedError, ValueError, RuntimeError) as error:
+        except (RefusedError, ValueError, RuntimeError, OSError) as error:
             if self.model is model:  # not replaced meanwhile
-                self.why_not = f"The model failed on an image of its own size: {error}"
+                self.why_not = f"The warm-up failed: {error}. Restart the server."
             _log.exception("the warm-up failed")
 
     async def receive_model(self, request: Request) -> Model:

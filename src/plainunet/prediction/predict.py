@@ -42,7 +42,7 @@ from plainunet.prediction.record import (
     holds_masks,
     mask_key,
     note_video,
-    require_no_lists,
+    require_made,
     require_own,
     require_same,
     video_size,
@@ -456,12 +456,13 @@ def predict_files(
         remove_abandoned(folder)
     if not overwrite:
         require_same(out, digest, outputs.min_area)
-        require_no_lists(out, outputs.lists)
-        for task in tasks:
-            if mask := existing_mask(task.mask):
-                require_own(mask, task.key)
-        if (out / RECORD).exists():  # large masks may only lack their polygons
-            write_record(out, predictor, outputs.min_area)
+    require_made(out, [out / name for name in outputs.lists])
+    for task in tasks:
+        require_made(out, outputs.files(task.mask))
+        if mask := existing_mask(task.mask):
+            require_own(mask, task.key, overwrite)
+    if not overwrite and (out / RECORD).exists():  # large masks may only lack their polygons
+        write_record(out, predictor, outputs.min_area)
     if images:
         accelerate(predictor, images[0], len(images), reporter)
     found = Predictions(out)
@@ -549,7 +550,7 @@ class Batch:
     def predict(self) -> Predictions:
         """Predict all images."""
         if self.tasks:
-            self._begin()
+            self.reporter.stage("predicting", len(self.tasks))
         with ThreadPoolExecutor(_THREADS) as writer:
             for group in self._groups():
                 masks = self._predict_batch(group) if len(group) > 1 else {}
@@ -570,9 +571,6 @@ class Batch:
         if self.entries:
             self.outputs.finish([self.entries[number] for number in sorted(self.entries)])
         return self.result
-
-    def _begin(self) -> None:
-        self.reporter.stage("predicting", len(self.tasks))
 
     def _write_record(self) -> None:
         if not self.has_record:
@@ -708,7 +706,7 @@ class Batch:
                 geo = find_geo(task.image)
                 counts = predict_large(predictor, image, path, task.key, self.reporter, stamp, geo)
             finally:
-                self._begin()
+                self.reporter.stage("predicting", len(self.tasks))
         self.outputs.write_large(path)
         return self.outputs.large_entries(task.name, counts)
 
@@ -760,6 +758,7 @@ def predict_inputs(
     """
     paths = [path for video in inputs.videos for path in video_paths(video, out)]
     require_apart(inputs.videos, paths, "videos")
+    require_made(out, paths)
     result = predict_files(predictor, inputs.images, out, save, overwrite, reporter, min_area)
     if inputs.videos and save:
         reporter.note("videos: only mask and overlay are written, not the other outputs.")

@@ -18,6 +18,7 @@ from plainunet.prediction.drawing import read_key
 from plainunet.prediction.predictor import Predictor
 
 RECORD = "prediction.json"
+_ELSEWHERE = "Choose another output folder."
 _PIECE = 2**14  # bytes
 
 
@@ -44,14 +45,13 @@ def holds_masks(folder: Path, top: Path) -> bool:
     )
 
 
-def require_no_lists(out: Path, lists: Iterable[str]) -> None:
-    """Refuse a folder that has no record but a file with the name of a list."""
-    for name in lists:
-        if (out / name).exists() and not (out / RECORD).exists():
-            raise Error(
-                f"{out / name}: exists, but was not written by predict. Choose another output "
-                "folder, or pass --overwrite."
-            )
+def require_made(out: Path, files: Iterable[Path]) -> None:
+    """Refuse files that exist in a folder without a record: predict did not write them."""
+    if (out / RECORD).exists():
+        return
+    for file in files:
+        if file.exists():
+            raise Error(f"{file}: exists, but was not written by predict. {_ELSEWHERE}")
 
 
 def mask_key(digest: str, image: ImageSource) -> str:
@@ -73,10 +73,15 @@ def mask_key(digest: str, image: ImageSource) -> str:
     return f"{digest} {total} {pieces:08x}" if files else digest
 
 
-def require_own(mask: Path, key: str) -> None:
-    """Refuse a mask with another key or none; the key of a missing image is only the digest."""
+def require_own(mask: Path, key: str, overwrite: bool = False) -> None:
+    """Refuse a mask without a key, and unless it may be overwritten one with another key.
+
+    The key of a missing image is only the digest.
+    """
     known = read_key(mask)
-    if key not in (known, known.partition(" ")[0]):
+    if not known:
+        raise Error(f"{mask}: exists, but was not written by predict. {_ELSEWHERE}")
+    if not overwrite and key not in (known, known.partition(" ")[0]):
         raise Error(
             f"{mask}: exists, but was made from another image, by another model or with other "
             "settings. Pass --overwrite to replace it, or choose another output folder."

@@ -28,7 +28,7 @@ TILE_OUTPUT = 388
 WHOLE = 2**26
 """Largest number of full-resolution feature values (base channels times pixels) that a padded
 network computes in one pass if no memory is given; above it, the image is tiled."""
-_BYTES = 32
+BYTES = 32
 """Bytes of memory that the network takes per value, in float32 (measured: 30 to 34)."""
 OVERLAP = 128
 """Overlap of the tiles of a padded network [pixels]."""
@@ -48,7 +48,7 @@ def values_for(memory: float | None) -> int:
 
     The network takes two fifths of the memory; the rest is for bands of the image and the result.
     """
-    return WHOLE if memory is None else max(1, int(0.4 * memory / _BYTES))
+    return WHOLE if memory is None else max(1, int(0.4 * memory / BYTES))
 
 
 def least_values(backend: Backend) -> int:
@@ -85,7 +85,7 @@ def logit_bands(
         overlap = _overlap(backend)
         side = max(math.isqrt(area) // grid * grid, 2 * overlap)
         # a band spans the image's width; it may take a quarter of the network's memory
-        rows = values * _BYTES // 4 // (4 * backend.geometry.logit_channels * width) // grid * grid
+        rows = values * BYTES // 4 // (4 * backend.geometry.logit_channels * width) // grid * grid
         length = min(max(rows, 2 * overlap), side)
         tile = length, side * side // length // grid * grid
         yield from blend_bands(backend, image, tile, overlap, first)

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from plainunet.dataset.resize import fit_size, reduce_size, resize
 from plainunet.errors import Error
 from plainunet.formats.images import to_unit
+from plainunet.formats.problems import DataError
 from plainunet.formats.windows import ArrayWindows, Windows, as_channels
 from plainunet.network.card import Card
 from plainunet.prediction.backends import Backend, Logits, Turn
-from plainunet.prediction.tiling import least_values, logit_bands, values_for
+from plainunet.prediction.tiling import BYTES, least_values, logit_bands, values_for
+from plainunet.system import total_memory
 
 TTA: dict[str, tuple[Turn, ...]] = {
     "none": ((0, False),),
@@ -56,6 +58,7 @@ class View:
         self.box = (box[0], box[1]) if box else None
         self.factor = card.factor * scale
         self.values, self.least = values_for(memory), least_values(backend)
+        self._memory = total_memory() / 2 if memory is None else memory
 
     def prepare(self, image: ArrayWindows) -> None:
         """Reduce an image ahead of `bands`; the result is cached in the image."""
@@ -72,12 +75,28 @@ class View:
 
         Raises:
             NotFiniteError: The logits are not finite.
-            ValueError: The image has another number of channels.
+            ValueError: The image has another number of channels, or needs more memory than there
+                is because it cannot be tiled.
         """
         reduced = self._reduce(image)
+        self._require_memory(*reduced.size)
         needed = row_above(first, reduced.inside[0], image.shape[0])
         bands = logit_bands(self.backend, reduced, self.values, needed)
         yield from self._at_image_size(bands, reduced, image.shape[:2], first)
+
+    def _require_memory(self, height: int, width: int) -> None:
+        """Refuse a size that does not fit into memory in one pass; a GPU says so itself."""
+        backend = self.backend
+        each = BYTES / (2 if "16" in str(backend.precision) else 1)
+        needed = height * width * backend.geometry.base_channels * each
+        if backend.geometry.can_tile or str(backend.device) != "cpu" or needed <= self._memory:
+            return
+        raise DataError(
+            f"too large for this model: {height} x {width} pixels at its scale need about "
+            f"{needed / 2**30:.1f} GiB, and {self._memory / 2**30:.1f} GiB may be used. With group "
+            "or instance normalisation an image is not tiled. Crop it, or set --memory higher.",
+            "too-large",
+        )
 
     def batch(self, images: Sequence[Windows]) -> list[Iterator[Logits]]:
         """Predict a batch of small images of one shape in one pass.
