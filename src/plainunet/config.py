@@ -557,7 +557,7 @@ class ExportOptions(CardOptions):
     torch.export) or bioimageio (.zip of the BioImage Model Zoo, with ONNX weights)."""
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision: fp16 halves the file (weights only, it computes in fp32), bf16 makes OpenVINO
-    compute in it, int8 quantises the network with training images: a quarter of the size, and
+    compute in it, int8 quantises the network with training images: a third of the size, and
     several times as fast on CPUs."""
     layout: Literal["nhwc", "deepness"] = "nhwc"
     """Input and outputs. nhwc: images as stored [N, H, W, C] to probabilities and masks; deepness:

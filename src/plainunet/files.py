@@ -63,9 +63,10 @@ def write_whole(path: Path) -> Iterator[Path]:
     except Exception as error:
         refused = error if isinstance(error, OSError) else _try_to_write(part)
         if refused is not None and refused.errno in _REFUSALS:
+            intact = " The previous file is intact." if path.exists() else ""
             raise OSError(
-                f"{path}: cannot be written ({refused.strerror}). The previous file is intact. "
-                "Free some disk space, and try again."
+                f"{path}: cannot be written ({refused.strerror}).{intact} Free some disk space, "
+                "and try again."
             ) from error
         raise
     finally:

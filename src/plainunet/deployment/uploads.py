@@ -381,5 +381,6 @@ def refuse(error: Exception, folder: Path) -> RefusedError:
         message = message.replace(part, "")
     # that is advice for the files of a dataset
     message = re.sub(r"Copy it again, or remove it[^.]*\.", "Send it again.", message)
+    message = re.sub(r"Name a slice, such as .*", "Choose one with ?page=0.", message)
     code = error.code if isinstance(error, DataError) else "unusable"
     return RefusedError(_STATUS.get(code, 422), code, message)
