@@ -534,13 +534,10 @@ def _ablations(rows: Sequence[Record]) -> Iterator[str]:
         "One change at a time, on the same held-out images: the score without and with it, and "
         "the difference with its 95% confidence interval by a paired bootstrap (`plainunet "
         "compare`). The interval covers the choice of images, not the seed: the rows with another "
-        "seed show how much of a difference may be chance. In the runs on Carvana at 22d58fe the "
-        "plan chose the input size of each anew, by the speed of the machine at that minute: 8 "
-        'base channels and 176 x 272 pixels without a change, 208 x 304 with "8 base channels" '
-        "and batches of 16, 208 x 320 with AdamW, 112 x 160 with 24 base channels, about 192 x 288 "
-        "with most others. So part of each difference is that of the size. In those at a4125e9, "
-        "80170de and 812d8a3 the plan held, but tests of this project ran beside them too, so that "
-        "runs differ a little in how many images they saw."
+        "seed show how much of a difference may be chance. Runs of a number of epochs have all "
+        "their settings from `benchmarks/ablations.toml`, and see equally many images whatever "
+        "else the machine does. Those of a time budget do not: other programs ran beside them, and "
+        "part of each difference may be that of the load."
     )
     header = ["dataset", "change", "metric", "without", "with", "difference", "95% CI"]
     yield _table(
