@@ -180,7 +180,10 @@ class Service:
             self.why_not = ""
         except (RefusedError, ValueError, RuntimeError, OSError) as error:
             if self.model is model:  # not replaced meanwhile
-                self.why_not = f"The warm-up failed: {error}. Restart the server."
+                self.why_not = (
+                    f"The warm-up failed: {str(error).rstrip('.')}. Mend that and start the server "
+                    "again, or send another model."
+                )
             _log.exception("the warm-up failed")
 
     async def receive_model(self, request: Request) -> Model:
