@@ -181,7 +181,7 @@ class Service:
         except (RefusedError, ValueError, RuntimeError, OSError) as error:
             if self.model is model:  # not replaced meanwhile
                 self.why_not = (
-                    f"The warm-up failed: {str(error).rstrip('.')}. Mend that and start the server "
+                    f"The warm-up failed: {str(error).rstrip('.')}. Fix that and start the server "
                     "again, or send another model."
                 )
             _log.exception("the warm-up failed")
