@@ -31,7 +31,7 @@ from tifffile import (
 )
 
 from plainunet.errors import Error
-from plainunet.formats.problems import DataError, cut_off, require_decodable
+from plainunet.formats.problems import DataError, cut_off, how_to_restore, require_decodable
 from plainunet.formats.sources import ImageSource, Page, path_of
 
 Tag = tuple[int, int, bytes]
@@ -499,7 +499,7 @@ def read_segment(page: TiffPage, number: int, path: ImageSource) -> bytes:
         if len(inflate.decompress(data, expected + 1)) > expected:
             raise DataError(
                 f"{path} is damaged: a segment decompresses to more than the {expected} bytes in "
-                "its tags. Copy it again, or remove it, with its mask or image.",
+                f"its tags. {how_to_restore(path)}",
                 "damaged",
             )
     return data

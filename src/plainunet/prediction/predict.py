@@ -452,13 +452,13 @@ def predict_files(
     keys = [mask_key(digest, image) for image in images]
     tasks = [Task(*each) for each in zip(images, list_names(images), paths, keys, strict=True)]
     _require_names(tasks, outputs)
-    for folder in {path.parent for task in tasks for path in outputs.files(task.mask)}:
+    files = [path for task in tasks for path in outputs.files(task.mask)]
+    for folder in {path.parent for path in files}:
         remove_abandoned(folder)
     if not overwrite:
         require_same(out, digest, outputs.min_area)
-    require_made(out, [out / name for name in outputs.lists])
+    require_made(out, [*(out / name for name in outputs.lists), *files])
     for task in tasks:
-        require_made(out, outputs.files(task.mask))
         if mask := existing_mask(task.mask):
             require_own(mask, task.key, overwrite)
     if not overwrite and (out / RECORD).exists():  # large masks may only lack their polygons

@@ -18,7 +18,6 @@ from plainunet.prediction.drawing import read_key
 from plainunet.prediction.predictor import Predictor
 
 RECORD = "prediction.json"
-_ELSEWHERE = "Choose another output folder."
 _PIECE = 2**14  # bytes
 
 
@@ -51,7 +50,11 @@ def require_made(out: Path, files: Iterable[Path]) -> None:
         return
     for file in files:
         if file.exists():
-            raise Error(f"{file}: exists, but was not written by predict. {_ELSEWHERE}")
+            raise _foreign(file)
+
+
+def _foreign(file: Path) -> Error:
+    return Error(f"{file}: exists, but was not written by predict. Choose another output folder.")
 
 
 def mask_key(digest: str, image: ImageSource) -> str:
@@ -80,7 +83,7 @@ def require_own(mask: Path, key: str, overwrite: bool = False) -> None:
     """
     known = read_key(mask)
     if not known:
-        raise Error(f"{mask}: exists, but was not written by predict. {_ELSEWHERE}")
+        raise _foreign(mask)
     if not overwrite and key not in (known, known.partition(" ")[0]):
         raise Error(
             f"{mask}: exists, but was made from another image, by another model or with other "

@@ -87,7 +87,7 @@ class View:
     def _require_memory(self, height: int, width: int) -> None:
         """Refuse a size that does not fit into memory in one pass; a GPU says so itself."""
         backend = self.backend
-        each = BYTES / (2 if "16" in str(backend.precision) else 1)
+        each = BYTES / (2 if "bf" in str(backend.precision) else 1)  # fp16 computes in float32
         needed = height * width * backend.geometry.base_channels * each
         if backend.geometry.can_tile or str(backend.device) != "cpu" or needed <= self._memory:
             return
