@@ -23,8 +23,8 @@ from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Polygons, Window, parse_image, parse_source
 from plainunet.reporter import Collected, silent
 from plainunet.training.budget import StepTime
-from plainunet.training.plan import fill_in
 from plainunet.training.train import train
+from plainunet.training.training_data import fill_in
 
 from ..scenes import DEGREES, NAMES, Drawn, draw_scene, write_boxes, write_raster
 

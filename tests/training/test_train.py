@@ -28,11 +28,12 @@ from plainunet.palette import default_colors
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Collected, Forwarding, Reporter
 from plainunet.settings import load_config
-from plainunet.training.plan import check_window, choose_size, fill_in
+from plainunet.training.plan import check_window, choose_size
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.schedule import size_in
 from plainunet.training.state import read_state
 from plainunet.training.train import resume, train, with_checkpoint
+from plainunet.training.training_data import fill_in
 
 from .conftest import (
     Draw,

@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 from plainunet.config import TrainConfig
 from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import Coding, Instances, read_pair
-from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.resize import SIZES, area_shares, measure_ceiling, patches_each, reduce_size
 from plainunet.dataset.scenes import are_blocks
-from plainunet.dataset.split import shared_groups
 from plainunet.doctor.diagnose import Diagnosis
 from plainunet.errors import Error
 from plainunet.formats.images import to_unit
 from plainunet.formats.problems import DataError, command
-from plainunet.page import plural
 from plainunet.parts import is_own
 from plainunet.prediction.tiling import WHOLE
 from plainunet.reporter import Reporter
@@ -206,7 +203,8 @@ _GROWTH: tuple[dict[str, float], ...] = (
 statistics to adapt to it."""
 _HALF: tuple[dict[str, float], ...] = ({"until": 0.5, "scale": 0.5},)
 _LARGE = 512
-_SCENE_PATCH = 256
+SCENE_PATCH = 256
+"""Side of patches of scenes that are read in blocks [pixels]."""
 _LOST = 0.02
 """Dice of the ground truth that downscaling may cost."""
 _RECOMMENDED = 0.01
@@ -220,6 +218,9 @@ _EVERYWHERE, _LITTLE = 0.9, 0.75
 """Patches are used only if all classes appear in at least this fraction of an image's regions, or
 if the max. Dice is below this: whole images teach more with the same number of pixels."""
 _SMALLEST_PATCH, _LARGEST_PATCH = 96, 512
+_DEEP_SIDE, _DEEP_SHARE = 192, 0.1
+"""Five levels need images of at least this side, and so much time for whole ones that the optimiser
+takes at most this fraction of that of their pixels (docs/results.md, Ablations)."""
 _PATCHES = 2
 """Minimum width of an image, in patches of the size that the user set."""
 
@@ -236,6 +237,7 @@ class Machine(NamedTuple):
             optimiser and, on GPUs, starting kernels.
         widths: Base channels to choose from, and `pixel` relative to 16 base channels.
         large_batches: Whether more than 8 images are faster than 8, as on GPUs.
+        deeper: The same with five levels instead of four, if `gains_from_depth`.
     """
 
     pixel: float
@@ -244,6 +246,7 @@ class Machine(NamedTuple):
     step: float = 0.0
     widths: Mapping[int, float] = WIDTHS
     large_batches: bool = False
+    deeper: "Machine | None" = None
 
 
 def choose_window(
@@ -490,7 +493,9 @@ def make_plan(
         plan[name] = value, reason
         return plan[name][0]
 
-    depth = decide("depth", *_choose_depth(stats))
+    depth = decide("depth", *_choose_depth(stats, machine.deeper, seconds, given))
+    if depth == 5 and machine.deeper:
+        machine = machine.deeper
     window = choose_window(stats, machine, seconds, given, 2 ** (depth + 1))
     if given.get("patch") or "patch" in window:
         decide("patch", *window["patch"])
@@ -548,7 +553,30 @@ def make_plan(
     return plan
 
 
-def _choose_depth(stats: Fingerprint) -> tuple[int, str]:
+def gains_from_depth(stats: Fingerprint) -> bool:
+    """Whether five levels may be worth their time: to tell several classes apart needs context."""
+    height, width = np.median(np.array(stats.sizes), axis=0)
+    return len(stats.shares) > 2 and bool(min(height, width) >= _DEEP_SIDE)
+
+
+def _affords_five(
+    stats: Fingerprint, deeper: Machine, seconds: float, given: Mapping[str, Any]
+) -> bool:
+    """Whether a step with five levels is mostly spent on pixels, and whole images large enough."""
+    window = choose_window(stats, deeper, seconds, given, 2**6)
+    if "size" not in window:
+        return False
+    height, width = given.get("size") or window["size"][0]
+    pixels: float = given.get("batch_size", _BATCH) * height * width * deeper.pixel
+    smallest = min([1.0, *(dict(stage)["scale"] for stage in given.get("growth", ()))])
+    return min(height, width) * smallest >= 2**6 and deeper.step < _DEEP_SHARE * pixels
+
+
+def _choose_depth(
+    stats: Fingerprint, deeper: Machine | None, seconds: float, given: Mapping[str, Any]
+) -> tuple[int, str]:
+    if deeper and _affords_five(stats, deeper, seconds, given):
+        return 5, "several classes, and there is time: more context than with 4 tells them apart"
     least = min(np.median(np.array(stats.sizes), axis=0))
     depth = min(4, max(1, int(math.log2(max(4, least))) - 2))
     if depth == 4:
@@ -653,7 +681,7 @@ def recommend(result: Diagnosis) -> Plan:
     shares = result.summary["shares"]
     stats = take_fingerprint(pairs, result.sizes, result.contents.coding, shares)
     if are_blocks(pairs):
-        return {"patch": ((_SCENE_PATCH, _SCENE_PATCH), "scenes are read in blocks")}
+        return {"patch": ((SCENE_PATCH, SCENE_PATCH), "scenes are read in blocks")}
     side = max(128.0, side_needed(stats.ceilings, _RECOMMENDED))
     size = choose_size(stats.sizes, round(side))
     dice = f"keeps a Dice of {_ceiling_at(stats.ceilings, side):.3f}; smaller is faster"
@@ -663,65 +691,6 @@ def recommend(result: Diagnosis) -> Plan:
         "normalisation": _choose_normalisation(stats, 0.0, _USUAL),
         "class_weights": _choose_weights(stats, TrainConfig().loss),
     }
-
-
-def fill_in(
-    dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
-) -> tuple[SegmentationDataset, TrainConfig]:
-    """Split the pairs; fill in the classes and, unless the plan chooses it, the input size."""
-    config = _in_patches(dataset, config, reporter)
-    split, coding = dataset.split(config), dataset.coding
-    size = config.size
-    if not (size or config.patch or config.budget):
-        size = choose_size(dataset.sizes)
-    config = config.model_copy(update={"classes": dataset.class_names, "size": size})
-    counted, total = sum(dataset.class_pixels), sum(h * w for h, w in dataset.sizes)
-    if config.ignore is not None and counted == total:
-        reporter.note(f"note: --ignore {config.ignore}: no mask contains this value")
-    classes = ", ".join(f"{name} {share:.1%}" for name, share in dataset.shares.items())
-    if counted < total:
-        classes += f"; {1 - counted / total:.1%} of all pixels ignored"
-    idle = [f"--{name}" for name in ("validation", "stratify") if name in config.model_fields_set]
-    if idle and dataset.counts()["val"]:
-        reporter.note(f"note: the folder defines its own split; ignoring {' and '.join(idle)}")
-    counts = split.counts()
-    if shared := shared_groups(split.excerpt()):
-        reporter.note(
-            f"warning: data leakage: {plural(len(shared), 'group')} in more than one split "
-            f"({', '.join(shared[:5])}); expect scores that are too high"
-        )
-    reporter.note(
-        f"{len(split)} pairs: {counts['train']} train, {counts['val']} validation\n"
-        f"masks: {coding.kind} {_shorten(coding.values)}; {classes}"
-    )
-    return split, config
-
-
-def _in_patches(
-    dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
-) -> TrainConfig:
-    """Train on patches of scenes: their blocks are parts of images, not images to be downscaled."""
-    if not are_blocks(dataset.pairs):
-        return config
-    if config.patch:
-        largest = [int(config.factor * max(sides)) for sides in zip(*dataset.sizes, strict=True)]
-        if any(side > most for side, most in zip(config.patch, largest, strict=True)):
-            height, width = config.patch
-            raise Error(
-                f"--patch {height} {width} is larger than the blocks that the scenes are read in, "
-                f"{largest[0]} x {largest[1]} input pixels at most. Give a smaller patch, or a "
-                "larger --block."
-            )
-        return config
-    if config.size:
-        raise Error(
-            f"--size {config.size[0]} {config.size[1]} would downscale the blocks of the scenes. "
-            "Give the size of patches, --patch, or read scenes whole: --block 0."
-        )
-    side = min(_SCENE_PATCH, *map(min, dataset.sizes))
-    side = max(2 ** (config.depth + 1), 32 * (side // 32))
-    reporter.note(f"patches of {side} x {side} pixels: scenes are read in blocks (--patch)")
-    return config.model_copy(update={"patch": (side, side)})
 
 
 _IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
@@ -782,7 +751,3 @@ def _describe_size(config: TrainConfig, window: tuple[int, int]) -> str:
         return f"input size {window[0]} x {window[1]}"
     of = "" if config.factor == 1 else f" of images scaled to {config.factor:.0%}"
     return f"patches of {window[0]} x {window[1]}{of}"
-
-
-def _shorten(values: tuple[int, ...]) -> str:
-    return f"{{{', '.join(map(str, values))}}}" if len(values) <= 12 else f"0..{values[-1]}"

@@ -41,7 +41,7 @@ from plainunet.settings import AUGMENT_FILE, with_dataset, write_config, write_d
 from plainunet.system import keep_freed_memory
 from plainunet.training.budget import find_end, fit_budget, measure_end
 from plainunet.training.distributed import Processes, job, join_processes
-from plainunet.training.plan import BUDGET, RATES, check_window, fill_in
+from plainunet.training.plan import BUDGET, RATES, check_window
 from plainunet.training.run import Run, RunFolder, asked_to_stop
 from plainunet.training.schedule import scaled_size
 from plainunet.training.state import read_state
@@ -52,6 +52,7 @@ from plainunet.training.training_data import (
     check_augment,
     count_channels,
     count_grey,
+    fill_in,
     load_samples,
     read_augment,
 )

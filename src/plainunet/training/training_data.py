@@ -15,16 +15,19 @@ from plainunet.dataset.cache import LIMIT
 from plainunet.dataset.coding import Colors
 from plainunet.dataset.dataset import SegmentationDataset, Shape
 from plainunet.dataset.samples import Samples, TrainingSet
+from plainunet.dataset.scenes import are_blocks
 from plainunet.dataset.shards import ShardedDataset, ShardSamples
+from plainunet.dataset.split import shared_groups
 from plainunet.errors import Error
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.sources import cache_folder
+from plainunet.page import plural
 from plainunet.palette import default_colors
 from plainunet.parts import OwnParts
 from plainunet.prediction.drawing import as_rgb, draw_overlay, write_rgb
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import with_dataset
-from plainunet.training.plan import fill_in
+from plainunet.training.plan import SCENE_PATCH, choose_size
 from plainunet.training.run import Run
 from plainunet.training.teacher import TrainedTeacher
 
@@ -32,6 +35,69 @@ _TRIED = 8
 """Maximum number of samples that the user's own augmentation is tried on."""
 _ROWS, _COLUMNS, _CELL = 6, 6, 220
 """Images and draws of a contact sheet, and the width of each [pixels]."""
+
+
+def fill_in(
+    dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
+) -> tuple[SegmentationDataset, TrainConfig]:
+    """Split the pairs; fill in the classes and, unless the plan chooses it, the input size."""
+    config = _in_patches(dataset, config, reporter)
+    split, coding = dataset.split(config), dataset.coding
+    size = config.size
+    if not (size or config.patch or config.budget):
+        size = choose_size(dataset.sizes)
+    config = config.model_copy(update={"classes": dataset.class_names, "size": size})
+    counted, total = sum(dataset.class_pixels), sum(h * w for h, w in dataset.sizes)
+    if config.ignore is not None and counted == total:
+        reporter.note(f"note: --ignore {config.ignore}: no mask contains this value")
+    classes = ", ".join(f"{name} {share:.1%}" for name, share in dataset.shares.items())
+    if counted < total:
+        classes += f"; {1 - counted / total:.1%} of all pixels ignored"
+    idle = [f"--{name}" for name in ("validation", "stratify") if name in config.model_fields_set]
+    if idle and dataset.counts()["val"]:
+        reporter.note(f"note: the folder defines its own split; ignoring {' and '.join(idle)}")
+    counts = split.counts()
+    if shared := shared_groups(split.excerpt()):
+        reporter.note(
+            f"warning: data leakage: {plural(len(shared), 'group')} in more than one split "
+            f"({', '.join(shared[:5])}); expect scores that are too high"
+        )
+    reporter.note(
+        f"{len(split)} pairs: {counts['train']} train, {counts['val']} validation\n"
+        f"masks: {coding.kind} {_shorten(coding.values)}; {classes}"
+    )
+    return split, config
+
+
+def _in_patches(
+    dataset: SegmentationDataset, config: TrainConfig, reporter: Reporter
+) -> TrainConfig:
+    """Train on patches of scenes: their blocks are parts of images, not images to be downscaled."""
+    if not are_blocks(dataset.pairs):
+        return config
+    if config.patch:
+        largest = [int(config.factor * max(sides)) for sides in zip(*dataset.sizes, strict=True)]
+        if any(side > most for side, most in zip(config.patch, largest, strict=True)):
+            height, width = config.patch
+            raise Error(
+                f"--patch {height} {width} is larger than the blocks that the scenes are read in, "
+                f"{largest[0]} x {largest[1]} input pixels at most. Give a smaller patch, or a "
+                "larger --block."
+            )
+        return config
+    if config.size:
+        raise Error(
+            f"--size {config.size[0]} {config.size[1]} would downscale the blocks of the scenes. "
+            "Give the size of patches, --patch, or read scenes whole: --block 0."
+        )
+    side = min(SCENE_PATCH, *map(min, dataset.sizes))
+    side = max(2 ** (config.depth + 1), 32 * (side // 32))
+    reporter.note(f"patches of {side} x {side} pixels: scenes are read in blocks (--patch)")
+    return config.model_copy(update={"patch": (side, side)})
+
+
+def _shorten(values: tuple[int, ...]) -> str:
+    return f"{{{', '.join(map(str, values))}}}" if len(values) <= 12 else f"0..{values[-1]}"
 
 
 def load_samples(run: Run) -> dict[str, Samples]:
