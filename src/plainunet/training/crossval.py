@@ -384,10 +384,10 @@ def _finish(plan: _Plan, reporter: Reporter) -> CrossValidation:
     """Score all runs; write the split, the report and, last, the scores, which mark the end."""
     result = _score(plan)
     first = plan.runs[0].folder
-    known = first.read_config()
-    dataset = SegmentationDataset.reopen(plan.data, first.split, known)
+    config = first.read_config()
+    dataset = SegmentationDataset.reopen(plan.data, first.split, first.read_known())
     predictor = partial(
-        Predictor.load, device=known.device, precision=known.precision, network=plan.network
+        Predictor.load, device=config.device, precision=config.precision, network=plan.network
     )
     if test := dataset.part("test"):
         reporter.note(f"test split: ensemble of {plural(len(plan.runs), 'model')}")

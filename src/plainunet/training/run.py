@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from plainunet.config import TrainConfig
+from plainunet.config import DataConfig, TrainConfig
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.errors import Error
@@ -57,6 +57,19 @@ class RunFolder:
     def read_config(self) -> TrainConfig:
         """Read the settings of the run."""
         return make_config(read_settings(self.config), str(self.config))
+
+    def read_known(self) -> DataConfig:
+        """Read how the run reads its data: its settings, and the label encoding that it found.
+
+        To find the encoding again would not do: class names that were read from a legend, for
+        instance, are settings by now, and the legend is no longer asked for values.
+        """
+        config = self.read_config()
+        if not self.dataset.is_file():
+            return config
+        found = DataConfig(**read_settings(self.dataset, DataConfig))
+        names = ("classes", "values", "colors", "encoding", "ignore")
+        return config.model_copy(update={name: getattr(found, name) for name in names})
 
     def journal(self, name: str) -> Path:
         """Counts of an unfinished evaluation; `name` distinguishes concurrent ones."""

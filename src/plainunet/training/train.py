@@ -382,8 +382,8 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter, parts: 
             raise FileNotFoundError(f"{data}: the data folder of the run is missing. Restore it.")
         if folder.shards.is_file():
             return saved, config, ShardedDataset.resumed(data, folder.shards, config)
-        dataset = SegmentationDataset.reopen(data, folder.split, config, saved.get("digest"))
-        return saved, config, dataset
+        known, digest = folder.read_known(), saved.get("digest")
+        return saved, config, SegmentationDataset.reopen(data, folder.split, known, digest)
 
     saved, config, dataset = processes.first_decides(read)
     if folder.augment.is_file() and parts.augment:
