@@ -21,7 +21,12 @@ from plainunet.formats.images import read_image, read_with_missing
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Polygons, Window, parse_image, parse_source
+from plainunet.network.card import Card
+from plainunet.network.checkpoint import save_checkpoint
+from plainunet.network.unet import UNet
+from plainunet.palette import default_colors
 from plainunet.reporter import Collected, silent
+from plainunet.settings import load_config
 from plainunet.training.budget import StepTime
 from plainunet.training.train import train
 from plainunet.training.training_data import fill_in
@@ -299,6 +304,18 @@ def test_blocks_are_not_downscaled(folder: Path, scene: Drawn, tmp_path: Path) -
         fill_in(data, small(patch=(64, 64), factor=0.5), silent)
     _, config = fill_in(data, small(patch=None), silent)
     assert (config.size, config.patch) == (None, (96, 96))
+
+
+def test_a_model_of_whole_images_is_fine_tuned_on_patches(
+    folder: Path, scene: Drawn, tmp_path: Path
+) -> None:
+    write_raster(folder / "masks" / "a.tif", scene.mask)
+    earlier = tmp_path / "earlier.safetensors"
+    network = UNet(4, 2, 4, 2)
+    card = Card(("a", "b"), default_colors(2), (64, 64), training={"settings": {"size": [64, 64]}})
+    save_checkpoint(earlier, network, card)
+    train(folder, tmp_path / "run", small(patch=None, pretrained=str(earlier)))
+    assert load_config(tmp_path / "run" / "config.toml").patch == (96, 96)
 
 
 @pytest.mark.parametrize("pixel", [1e-9, 1e-4])

@@ -76,6 +76,9 @@ def test_shards_hold_the_files_and_the_split_of_the_folder(data: Path, shards: P
     assert sorted(sharded.shapes) == [(16, 16, 3)] * 50
     assert sharded.class_pixels == folder.class_pixels
     assert sharded.counts() == folder.counts()
+    assert sharded.pairs[-1] == sharded.pairs[49]
+    with pytest.raises(IndexError, match="50 pairs"):
+        sharded.pairs[50]
     for part in ("train", "val"):
         mine = folder.part(part)
         with tarfile.open(shards / f"{part}-00000.tar") as tar:
@@ -131,6 +134,9 @@ def test_an_interrupted_call_is_continued(tmp_path: Path) -> None:
     assert sorted(files[0]) == ["index.json", *names]
     assert max(map(len, files[0].values())) <= 2**20 + 10240
     assert write_shards(data, cut, shard_size=1).shards  # nothing is left to do
+    (cut / "train-00001.tar").unlink()
+    with pytest.raises(ValueError, match=r"train-00001\.tar: is missing"):
+        write_shards(data, cut, shard_size=1)
 
 
 def test_other_files_are_left_alone(data: Path, shards: Path, tmp_path: Path) -> None:

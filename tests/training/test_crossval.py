@@ -122,6 +122,7 @@ def test_what_is_written(done: Done, data: Path) -> None:
     ]
     html = (done.out / "report.html").read_text()
     assert 'id="folds"' in html
+    assert "--workers 0" in html
     assert "nan" not in str(done.result)
     parts = {pair.part for pair in read_split(done.out / "split.csv", data)}
     assert parts == {"train", "test"}

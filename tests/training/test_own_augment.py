@@ -162,6 +162,20 @@ def test_what_is_no_augmentation_is_refused(
     assert not (tmp_path / "run" / "config.toml").exists()
 
 
+def test_transforms_that_cannot_be_saved_leave_no_half_a_run(
+    draw: Draw, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = draw(tmp_path / "data", 8)
+
+    def unchanged(image: NDArray[Any], **_: Any) -> NDArray[Any]:
+        return image
+
+    unnamed = A.Compose([A.Lambda(image=unchanged)])
+    with pytest.raises(ValueError, match="Lambda"):
+        train(data, tmp_path / "run", tiny, augment=unnamed)
+    train(data, tmp_path / "run", tiny, augment=GOOD)
+
+
 def test_border_weights_need_a_preset(draw: Draw, tiny: TrainConfig, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", 8)
     config = tiny.model_copy(update={"border_weight": 10.0})

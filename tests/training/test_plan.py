@@ -20,10 +20,10 @@ from plainunet.training.plan import (
     Fingerprint,
     Machine,
     Plan,
+    affords_five_levels,
     choose_growth,
     choose_size,
     count_passes,
-    gains_from_depth,
     growth_cost,
     make_plan,
     side_needed,
@@ -307,9 +307,11 @@ def test_five_levels_for_several_classes_if_there_is_time() -> None:
 
 def test_two_classes_or_small_images_do_not_gain_from_five_levels() -> None:
     several = dict.fromkeys("abc", 1 / 3)
-    assert gains_from_depth(STREETS._replace(shares=several))
-    assert not gains_from_depth(STREETS)
-    assert not gains_from_depth(STREETS._replace(shares=several, sizes=[(160, 480)] * 9))
+    streets = STREETS._replace(shares=several)
+    assert affords_five_levels(streets, LAPTOP, 9000, {})
+    assert not affords_five_levels(STREETS, LAPTOP, 9000, {})
+    small = streets._replace(sizes=[(160, 480)] * 9)
+    assert not affords_five_levels(small, LAPTOP, 9000, {})
 
 
 def test_group_normalisation_of_patches_only_if_images_need_no_tiles() -> None:

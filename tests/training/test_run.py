@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plainunet.config import TrainConfig
+from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.palette import voc_color
 from plainunet.training.run import RunFolder, draw_curves, rows_until, write_rows
+from plainunet.training.train import resume, train
+
+from ..folders import save
+from .conftest import PowerCut, cut_after
 
 
 def row(epoch: int, dice: float | None = 0.8, loss: float = 0.5) -> dict[str, Any]:
@@ -47,6 +54,45 @@ def test_concurrent_evaluations_have_separate_journals(tmp_path: Path) -> None:
     first, second = (RunFolder(tmp_path).journal(name) for name in ("0-0", "0-1"))
     assert first != second
     assert first.parent == second.parent == RunFolder(tmp_path).state.parent
+
+
+VOC = [channel for index in range(256) for channel in voc_color(index).to_bytes(3, "big")]
+RED_AND_BLACK = [255, 0, 0] + [0] * 765
+
+
+def write_data(folder: Path, kind: str) -> Path:
+    """Eight images of noise, and masks that class names alone do not describe."""
+    random = np.random.default_rng(0)
+    for number in range(8):
+        mask = np.zeros((40, 48), np.uint16)
+        mask[4:20, 6 : 20 + number], mask[24:36, 8:30] = 1, 2
+        image = random.integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+        save(folder / "images" / f"{number}.png", image)
+        if kind == "objects":  # few in each image
+            mask[mask == 2] = 2 + number % 3
+            save(folder / "masks" / f"{number}_cp_masks.png", mask)
+            continue
+        is_voc = kind == "palette with gaps"
+        drawn = Image.fromarray(np.array([0, 2, 15] if is_voc else [1, 0, 0], np.uint8)[mask])
+        drawn.putpalette(VOC if is_voc else RED_AND_BLACK)
+        (folder / "masks").mkdir(exist_ok=True)
+        drawn.save(folder / "masks" / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["palette with gaps", "black ground", "objects"])
+def test_a_resumed_run_reads_its_masks_as_it_began(
+    kind: str, tiny: TrainConfig, tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data", kind)
+    with pytest.raises(PowerCut):
+        train(data, tmp_path / "run", tiny, cut_after(1))
+    before = SegmentationDataset.open(data)
+    folder = RunFolder(tmp_path / "run")
+    after = SegmentationDataset.reopen(data, folder.split, folder.read_known())
+    assert (after.coding, after.class_pixels) == (before.coding, before.class_pixels)
+    whole = train(data, tmp_path / "whole", tiny)
+    assert resume(tmp_path / "run").dice == whole.dice
 
 
 def drawn(path: Path, rows: list[dict[str, Any]]) -> np.ndarray:

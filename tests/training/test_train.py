@@ -724,6 +724,12 @@ def test_nothing_to_resume(finished: Finished, tmp_path: Path) -> None:
         resume(tmp_path / "run")
 
 
+def test_settings_without_a_run_are_named(draw: Draw, tiny: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(ValueError, match=r"config\.toml: .*Remove it"):
+        train(draw(tmp_path / "data", 4), tmp_path, tiny)
+
+
 def test_the_data_of_a_run_is_missing(draw: Draw, tiny: TrainConfig, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", 4)
     with pytest.raises(PowerCut):

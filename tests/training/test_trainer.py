@@ -141,6 +141,21 @@ def test_steps_of_a_run_with_a_budget_report_their_learning_rate(
     assert 0 < shares[0] < 0.5 < 0.8 < shares[-1] <= 1
 
 
+@pytest.mark.parametrize("is_over", [False, True])
+def test_weights_of_a_budget_that_has_ended_before_they_were_validated(
+    make_run: MakeRun, parts: dict[str, Samples], is_over: bool
+) -> None:
+    """Stopped shortly before the end, and resumed after it: they replace an earlier checkpoint."""
+    run = make_run()
+    make_trainer(run, parts).fit()
+    before = run.folder.best.read_bytes()
+    run.end = time.monotonic()
+    late = make_trainer(run, parts)
+    late.state.batch, late.state.is_over = 1, is_over
+    late.fit()
+    assert (run.folder.best.read_bytes() == before) == is_over
+
+
 class Clock:
     now = 100.0
 

@@ -118,8 +118,9 @@ class ShardPairs(Sequence[Pair]):
         """One pair, each in a group of its own, or several."""
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index: {index} is out of range for {len(self)} pairs.")
+        index %= len(self)
         number = bisect_right(self._ends, index)
         shard = self.shards[number]
         image = Member(self._folder / shard.name, index - self._ends[number] + shard.count)
@@ -371,13 +372,13 @@ class _Writer:
         present = {path.name for path in self._out.iterdir() if path.name[0] != "."}
         if known.is_file() and (found := Index.read(known)).made_from == self._index.made_from:
             self._index = found
-            if known == finished:
-                self._reporter.note("all shards are written already")
-                return found
             if gone := {shard.name for shard in found.shards} - present:
                 raise Error(
                     f"{self._out / min(gone)}: is missing. Remove {self._out}, and start again."
                 )
+            if known == finished:
+                self._reporter.note("all shards are written already")
+                return found
             # a shard may have been written, but not recorded
             present = {name for name in present if not _NAME.fullmatch(name)}
         if present:

@@ -38,7 +38,7 @@ from plainunet.training.plan import (
     OPTIMIZER,
     Fingerprint,
     Machine,
-    gains_from_depth,
+    affords_five_levels,
     largest_side,
     make_plan,
     take_fingerprint,
@@ -112,12 +112,14 @@ def fit_budget(
         read_image(pair.image)
         reading.append(time.perf_counter() - begun)
     machine = measure_machine(max(channels), coding.num_classes, config, given, own)
-    if "depth" not in given and gains_from_depth(stats) and not machine.large_batches:
-        base = config.base_channels if "base_channels" in given else _DEEPER_BASE
+    settings = {name: getattr(config, name) for name in given}
+    is_cpu = choose_device(config.device).type == "cpu"
+    if is_cpu and affords_five_levels(stats, machine, config.budget, settings):
+        base = settings.get("base_channels", _DEEPER_BASE)
         five = config.model_copy(update={"depth": 5, "base_channels": base})
         known = {*given, "base_channels"}
         deeper = measure_machine(max(channels), coding.num_classes, five, known)
-        machine = machine._replace(deeper=deeper)
+        machine = machine._replace(deeper=deeper._replace(widths={base: 1.0}))
     # every image is read once for the cache, by two threads or more; held-out ones again at the end
     held_out = counts["val"]
     cached = 0 if isinstance(dataset, ShardedDataset) else len(dataset)
@@ -133,7 +135,6 @@ def fit_budget(
             + f". Set at least {math.ceil((config.budget - seconds) / (1 - _LEAST_SHARE)):d} s, or "
             "--epochs."
         )
-    settings = {name: getattr(config, name) for name in given}
     plan = make_plan(stats, machine, seconds, settings, taken)
     if "patch" in plan:  # the network sees every pixel of the held-out images at the end
         pixels = sum(height * width for height, width in dataset.sizes) / len(dataset)
@@ -211,6 +212,8 @@ def measure_machine(
     if device.type != "cuda":
         threads = torch.get_num_threads()
         name = f"{threads} CPU thread{'s' * (threads != 1)}, {precision}"
+        if device.type == "mps":
+            name = f"an Apple GPU, {precision}"
         return Machine(small.passes / pixels, total_memory(), name, small.update)
     name = f"{torch.cuda.get_device_name(device)}, {precision}"
     free, memory = torch.cuda.mem_get_info(device)
@@ -265,6 +268,8 @@ def measure_step(
     def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
+        elif device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter()
 
     passes, updates = [], []

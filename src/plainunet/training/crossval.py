@@ -227,7 +227,8 @@ class _Plan:
         if self.config.budget is not None:
             given["budget"] = f"{self.config.budget:.0f}s"
         for name, value in given.items():
-            if value and name != "growth":  # which only a file can hold
+            # only a file can hold growth; 0 and "" are settings too
+            if value is not None and value is not False and value != [] and name != "growth":
                 flag = f"--{name.replace('_', '-')}"
                 values = value if isinstance(value, list) else [value]
                 words += [flag] if value is True else [flag, *values]

@@ -237,7 +237,7 @@ class Machine(NamedTuple):
             optimiser and, on GPUs, starting kernels.
         widths: Base channels to choose from, and `pixel` relative to 16 base channels.
         large_batches: Whether more than 8 images are faster than 8, as on GPUs.
-        deeper: The same with five levels instead of four, if `gains_from_depth`.
+        deeper: The same with five levels instead of four, if they were measured.
     """
 
     pixel: float
@@ -553,29 +553,30 @@ def make_plan(
     return plan
 
 
-def gains_from_depth(stats: Fingerprint) -> bool:
-    """Whether five levels may be worth their time: to tell several classes apart needs context."""
-    height, width = np.median(np.array(stats.sizes), axis=0)
-    return len(stats.shares) > 2 and bool(min(height, width) >= _DEEP_SIDE)
-
-
-def _affords_five(
-    stats: Fingerprint, deeper: Machine, seconds: float, given: Mapping[str, Any]
+def affords_five_levels(
+    stats: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any]
 ) -> bool:
-    """Whether a step with five levels is mostly spent on pixels, and whole images large enough."""
-    window = choose_window(stats, deeper, seconds, given, 2**6)
+    """Whether five levels are worth their time, which `machine` has: they see more context.
+
+    Several classes gain from that, if whole images are large enough, and if a step is mostly spent
+    on their pixels. If the speed of four levels does not allow it, that of five will not.
+    """
+    least = min(np.median(np.array(stats.sizes), axis=0))
+    if "depth" in given or len(stats.shares) <= 2 or least < _DEEP_SIDE:
+        return False
+    window = choose_window(stats, machine, seconds, given, 2**6)
     if "size" not in window:
         return False
     height, width = given.get("size") or window["size"][0]
-    pixels: float = given.get("batch_size", _BATCH) * height * width * deeper.pixel
+    pixels: float = given.get("batch_size", _BATCH) * height * width * machine.pixel
     smallest = min([1.0, *(dict(stage)["scale"] for stage in given.get("growth", ()))])
-    return min(height, width) * smallest >= 2**6 and deeper.step < _DEEP_SHARE * pixels
+    return min(height, width) * smallest >= 2**6 and machine.step < _DEEP_SHARE * pixels
 
 
 def _choose_depth(
     stats: Fingerprint, deeper: Machine | None, seconds: float, given: Mapping[str, Any]
 ) -> tuple[int, str]:
-    if deeper and _affords_five(stats, deeper, seconds, given):
+    if deeper and affords_five_levels(stats, deeper, seconds, given):
         return 5, "several classes, and there is time: more context than with 4 tells them apart"
     least = min(np.median(np.array(stats.sizes), axis=0))
     depth = min(4, max(1, int(math.log2(max(4, least))) - 2))

@@ -73,7 +73,8 @@ class Step:
             rate: Learning rate.
 
         Returns:
-            The result. A skipped step leaves weights, buffers and the EMA unchanged.
+            The result. A skipped step leaves weights, buffers and the EMA unchanged. In fp16, while
+            the scale of the loss is still sought, gradients that overflow leave the weights alone.
 
         Raises:
             RuntimeError: Out of memory even with one image at a time.

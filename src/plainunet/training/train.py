@@ -17,6 +17,7 @@ from plainunet.dataset.classes import describe
 from plainunet.dataset.coding import Colors, coding_to_json
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples
+from plainunet.dataset.scenes import are_blocks
 from plainunet.dataset.shards import ShardedDataset
 from plainunet.dataset.split import write_split
 from plainunet.dataset.stored import is_folder, store_dataset
@@ -257,10 +258,15 @@ def _plan(
     own: Part | None,
 ) -> tuple[TrainConfig, SegmentationDataset, list[str]]:
     """Open the data and complete the settings; returns both and the lines of the plan."""
-    if any(file.exists() for file in (folder.best, folder.config, folder.state)):
+    if folder.best.exists() or folder.state.exists():
         raise Error(
             f"{folder.path}: contains a run already. Resume it with 'plainunet train --resume "
             f"{folder.path}', or choose another --out."
+        )
+    if folder.config.exists():
+        raise Error(
+            f"{folder.config}: exists, but there is no run to resume. Remove it, or choose another "
+            "--out."
         )
     require_trackers(config, folder.path)
     if not is_folder(data):
@@ -278,6 +284,8 @@ def _plan(
         reporter.note(f"note: {flags}: no effect with --network")
     dataset = SegmentationDataset.open(data, config, _DataNotes(reporter))
     dataset = _name_classes(dataset, config, names, reporter)
+    if "size" in taken and are_blocks(dataset.pairs):  # of whole images, not of scenes
+        config = config.model_copy(update={"size": None})
     is_free = config.patch is None
     dataset, config = fill_in(dataset, config, reporter)
     if is_free and config.patch:
@@ -402,14 +410,14 @@ def _resume(folder: RunFolder, processes: Processes, reporter: Reporter, parts: 
 def _begin_folder(run: Run, plan: Sequence[str]) -> None:
     """Write the files that a run folder contains from the start."""
     folder, dataset = run.folder, run.dataset
+    if run.parts.augment:  # first, as not every transform can be saved
+        save_augment(run.parts.augment, folder.augment)
     if isinstance(dataset, ShardedDataset):
         write_json(folder.shards, asdict(dataset.index))
     else:
         write_split(folder.split, dataset.pairs, dataset.folder)
     write_config(folder.config, run.config)
     write_dataset(folder.dataset, describe(dataset.coding, run.config.classes))
-    if run.parts.augment:
-        save_augment(run.parts.augment, folder.augment)
     if plan:
         with write_whole(folder.plan) as file:
             file.write_text("\n".join(plan) + "\n", encoding="utf-8", errors="surrogateescape")

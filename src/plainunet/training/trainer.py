@@ -104,7 +104,10 @@ class Trainer:
         is_over = state.is_over or self._schedule.is_over(state.epoch)
         if is_over:
             run.reporter.note("training is already complete; evaluating the result again")
-            if not run.folder.best.exists():  # stopped before it was validated at full size
+            # stopped before it was validated at full size, or so late that the budget has ended
+            is_new = state.batch > 0 or (self._rows and self._rows[-1]["validation"] is None)
+            is_late = run.end is not None and not state.is_over and is_new
+            if is_late or not run.folder.best.exists():
                 self._save_best(state.average.network if state.average else state.network)
         while not is_over:
             if run.config.patience and state.waited >= run.config.patience:

@@ -187,7 +187,7 @@ def validate_epoch(
     found: list[Validation] = []
     journals: list[Journal] = []
     what = f"epoch {state.epoch + 1}, step {state.step}"
-    measured = f"{what}, {' '.join(run.metrics)}"
+    measured = f"{what}, {' '.join(run.metrics)}, {run.processes.count} processes"
     average = [state.average.network] if state.average else []
     for number, candidate in enumerate([state.network, *average]):
         run.processes.copy_first(candidate.buffers())
@@ -318,7 +318,7 @@ def evaluate_best(run: Run) -> dict[str, Any]:
     held_out = run.dataset.part("val")
     mine = processes.share(len(held_out))
     digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())
-    what = f"{digest} {' '.join(run.metrics)}"
+    what = f"{digest} {' '.join(run.metrics)}, {processes.count} processes"
     journal = Journal(run.folder.journal(f"best-{processes.rank}"), what)
     run.reporter.stage("evaluating (native size)", len(mine))
     left = held_out.subset(mine[len(journal.counts) :])
