@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -238,6 +240,81 @@ def test_tar_files_in_the_layout_of_webdataset(model: Path, images: Path, tmp_pa
     assert path in message
     result, _ = predict(model, out, [tar, whole, cut])
     assert (result.written, result.skipped, result.failed) == (0, 5, 4)
+
+
+def test_images_of_a_tar_file_with_more_dots_are_named(model: Path, tmp_path: Path) -> None:
+    names = ("a.png", "a.mask.png", "a.001.mask.png", "scan.001.png", "x/scan.002.JPG", "._a.b.png")
+    tar = write_tar(tmp_path / "t.tar", {name: encoded(0) for name in (*names, "a.b.json")})
+    result, reporter = predict(model, tmp_path / "out", [tar])
+    assert result.written == 1
+    (note,) = [note for note in reporter.notes if str(tar) in note]
+    assert "2 images" in note
+    assert "scan.001.png, x/scan.002.JPG" in note
+    assert "mask" not in note
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8")
+def test_a_file_whose_name_is_not_utf8_fails_alone(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    bad = images / os.fsdecode(b"caf\xe9.png")
+    bad.write_bytes(b"no image")
+    result, _ = predict(model, tmp_path / "out", [images], shard="1/1")
+    assert (result.written, result.failed) == (7, 1)
+    assert os.fsencode(bad) in result.errors.read_bytes()
+
+
+@pytest.mark.arrow
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8")
+def test_rows_of_files_whose_names_are_not_utf8(model: Path, images: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    (images / os.fsdecode(b"caf\xe9.png")).write_bytes(b"no image")
+    (images / os.fsdecode(b"caf\xea.png")).write_bytes(encoded(0))
+    result, _ = predict(model, tmp_path / "out", [images], as_rows=True)
+    assert (result.written, result.failed) == (8, 1)
+    rows = pyarrow.parquet.read_table(tmp_path / "out" / "rows").to_pylist()
+    found = {row["id"]: row["error"] for row in rows if row["id"].startswith("caf")}
+    assert found["caf\\xea"] is None
+    assert "caf\\xe9.png" in found["caf\\xe9"]
+
+
+@pytest.mark.parametrize("name", ["errors.csv", "errors-1-of-1.csv"])
+def test_errors_of_the_user_are_kept(name: str, model: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    shard = {"shard": "1/1"} if "1" in name else {"batch_size": 8}
+    for content in ("", "my\n", "id,path,error,more\n"):
+        (out / name).write_text(content)
+        with pytest.raises(ValueError, match=name):
+            predict(model, out, [images], **shard)
+        assert [path.name for path in out.iterdir()] == [name]
+        assert (out / name).read_text() == content
+    (out / name).write_text("id,path,error\nformer,former.png,not an image\n")
+    result, _ = predict(model, out, [images], **shard)
+    assert (result.written, result.errors.exists()) == (7, False)
+
+
+def test_masks_of_earlier_runs_are_no_images(model: Path, images: Path, tmp_path: Path) -> None:
+    def listed(out: Path) -> int:
+        return list_inputs([str(images)], None, out, (1, 1), 8).total
+
+    for out in (images / "first", images / "x" / "second"):
+        assert predict(model, out, [images], shard="1/1")[0].written == 7
+    assert listed(tmp_path / "out") == len(find_inputs([images]).images) == 7
+    # images that only look like those of an output, below which the images lie
+    predict(model, tmp_path, [images], shard="1/1")
+    assert listed(tmp_path) == 7
+
+
+def test_a_link_to_the_output_folder_is_not_searched(images: Path, tmp_path: Path) -> None:
+    out, linked = tmp_path / "out", tmp_path / "linked"
+    out.mkdir()
+    (out / "a.png").write_bytes(encoded(0))
+    for link in (images / "results", linked):
+        link.symlink_to(out)
+    for given in (out, linked, images / "results"):
+        assert list_inputs([str(images)], None, given, (1, 1), 8).total == 7
 
 
 @pytest.fixture

@@ -160,6 +160,16 @@ def test_a_missing_library_is_named(
         export(make_checkpoint(), tmp_path / "model.onnx", ExportOptions(to="onnx"))
 
 
+def test_a_library_in_a_package_of_another_name_has_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ONNX Runtime in the package onnxruntime-gpu."""
+    (tmp_path / "some_runtime.py").write_text('__version__ = "1.2"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert exporting._version("some_runtime") == "1.2"
+    assert exporting._version("onnx") == onnx.__version__
+
+
 def test_a_file_that_differs_is_not_kept(
     make_checkpoint: Make,
     photos: tuple[Path, ...],

@@ -130,6 +130,26 @@ def test_oldest_results_are_forgotten(tmp_path: Path) -> None:
     assert len({first, second, third}) == 3
 
 
+def test_of_images_beyond_the_limit_the_first_are_kept(tmp_path: Path) -> None:
+    predictor = make_predictor(3)
+    first, *others = (keep(tmp_path, predictor, f"{seed}.png", seed) for seed in range(4))
+    bad = RefusedError(415, "not-an-image", "No image.")
+    sizes = [files_of(each.source)[0].stat().st_size for each in (first, *others)]
+    kept = Results(2 * max(SIZE[0] * SIZE[1], *sizes))
+    former = kept.add(first)
+    names = kept.add_all([others[0], bad, others[1], others[2]])
+    assert names[1] is bad
+    for name, result in zip((names[0], names[2]), others, strict=False):
+        assert isinstance(name, str)
+        assert kept.get(name) is result
+    left_out = names[3]
+    assert isinstance(left_out, RefusedError)
+    assert "fewer" in left_out.message
+    assert not files_of(others[2].source)[0].exists()
+    with pytest.raises(RefusedError):
+        kept.get(former)
+
+
 def test_an_image_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None:
     kept = Results(1)
     result = keep(tmp_path, make_predictor(2))

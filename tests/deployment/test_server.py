@@ -726,10 +726,13 @@ def test_sigterm_finishes_what_has_begun(checkpoints: dict[str, Path], tmp_path:
 
 @pytest.mark.slow
 def test_a_full_disk_is_told(checkpoints: dict[str, Path], small_disk: Path) -> None:
-    with serving(checkpoints["first"], *CPU, TMPDIR=str(small_disk)) as server:
-        answer = server.post("/v1/predict", content=np.random.default_rng(0).bytes(4_000_000))
-        assert (answer.status_code, answer.json()["code"]) == (503, "no-space")
-        assert server.predict(PNG).status_code == 200
+    flags = (*CPU, "--token", "sesame")
+    with serving(checkpoints["first"], *flags, TMPDIR=str(small_disk)) as server:
+        for path in ("/v1/predict", "/v1/model"):
+            content = np.random.default_rng(0).bytes(4_000_000)
+            answer = server.post(path, content=content, **KNOWN)
+            assert (answer.status_code, answer.json()["code"]) == (503, "no-space")
+        assert server.post("/v1/predict", content=PNG, **KNOWN).status_code == 200
 
 
 @pytest.mark.slow
@@ -949,3 +952,21 @@ def test_a_broken_connection(method: str, tmp_path: Path) -> None:
                     client.swap_model(tmp_path / "a")
                 assert len(seen) == 1
                 httpx.get(client._http.base_url, trust_env=False)  # ends the thread
+
+
+def test_a_proxy_may_name_a_date_to_try_again() -> None:
+    head = "HTTP/1.1 503 Busy\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\nContent-Length: 0"
+    answers = (head + "\r\n\r\n", 'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"digest": "new"}')
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            for content in answers:
+                connection.recv(65536)
+                connection.sendall(content.encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        threading.Thread(target=answer, daemon=True).start()
+        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            assert client.model() == {"digest": "new"}

@@ -20,6 +20,7 @@ from plainunet.evaluation.tune import tune
 from plainunet.formats.images import read_image
 from plainunet.network.card import CheckpointError
 from plainunet.network.checkpoint import load_checkpoint
+from plainunet.prediction.drawing import write_rgb
 
 from ..folders import draw_rectangles
 from ..forks import Fork, Result
@@ -146,6 +147,19 @@ def test_what_was_not_saved_here_is_never_overwritten(saved: Path, tmp_path: Pat
     predictor.save_pretrained(tmp_path / "empty")
 
 
+def test_an_earlier_example_does_not_stay(tmp_path: Path) -> None:
+    predictor, folder, photo = make_predictor(), tmp_path / "model", tmp_path / "photo.PNG"
+    write_rgb(photo, np.zeros((8, 8, 3), np.uint8))
+    predictor.save_pretrained(folder, example=photo)
+    predictor.save_pretrained(folder, example=folder / "example.png")
+    assert (folder / "example.png").read_bytes() == photo.read_bytes()
+    (folder / "example.jpg").write_bytes(b"of an earlier save")
+    predictor.save_pretrained(folder, example=photo)
+    assert [path.name for path in folder.glob("example*")] == ["example.png"]
+    predictor.save_pretrained(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors"]
+
+
 def test_refusals(run: Path, tmp_path: Path) -> None:
     shutil.copyfile(run / "best.safetensors", tmp_path / "a.safetensors")
     predictor = Predictor.load(tmp_path / "a.safetensors", device="cpu")
@@ -261,4 +275,4 @@ def test_upload_and_download(saved: Path, tmp_path: Path, hub_server: str) -> No
         assert loaded.stdout == "0.5\n", loaded.stderr
     missing = run_python("Predictor.from_pretrained('someone/else')")
     assert missing.returncode == 1
-    assert "\nOSError: someone/else: " in missing.stderr
+    assert "\nFileNotFoundError: someone/else: " in missing.stderr

@@ -41,7 +41,9 @@ from plainunet.files import (
     write_whole,
 )
 from plainunet.formats.images import IMAGE_SUFFIXES
+from plainunet.formats.problems import first_five
 from plainunet.formats.sources import ImageSource, parse_image
+from plainunet.page import plural
 from plainunet.prediction.exported import need
 from plainunet.prediction.outputs import Outputs
 from plainunet.prediction.predict import (
@@ -60,6 +62,8 @@ from plainunet.reporter import Collected, Reporter, silent
 from plainunet.system import first_line, keep_freed_memory
 
 _PLAN = "rows.json"
+_ERRORS = ("id", "path", "error")
+"""Columns of the list of inputs that failed."""
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray warns on the terminal that its own actors have arguments
@@ -120,6 +124,7 @@ class _Opened:
     items: list[_Item] = field(default_factory=list)
     errors: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Path and message by id."""
+    notes: list[str] = field(default_factory=list)
 
     def take(self, part: Part, folder: Path) -> None:
         """Open a part; copies go into the folder."""
@@ -143,11 +148,16 @@ class _Opened:
             file = folder / PurePosixPath(path).name
             fetch(path, file)
         seen: set[str] = set()
+        others: list[str] = []
         with tarfile.open(file) as tar:
             for member in tar:
                 inside = PurePosixPath(member.name)
                 stem, _, suffix = inside.name.partition(".")
-                if not member.isfile() or not stem or f".{suffix}".lower() not in IMAGE_SUFFIXES:
+                if not member.isfile() or not stem:
+                    continue
+                if f".{suffix}".lower() not in IMAGE_SUFFIXES:
+                    if inside.suffix.lower() in IMAGE_SUFFIXES and ".mask" not in inside.suffixes:
+                        others.append(str(inside))
                     continue
                 key, shown = str(PurePosixPath(name) / inside.parent / stem), f"{path}/{inside}"
                 try:
@@ -165,6 +175,11 @@ class _Opened:
                 assert content is not None  # it is a file
                 copy.write_bytes(content.read())
                 self.items.append(_Item(key, shown, copy))
+            if others:  # of the key before the first dot, as an image's depth or its labels
+                self.notes.append(
+                    f"{path}: left out {plural(len(others), 'image')} with more than one dot in "
+                    f"the name: {first_five(others)}. To predict them, rename them to KEY.SUFFIX."
+                )
             # a header that is cut off looks like the end to tarfile
             assert tar.fileobj is not None  # it is open
             tar.fileobj.seek(tar.offset)
@@ -238,7 +253,7 @@ class Worker:
                 inputs |= {each.id: each.path for each in opened.items}
                 write_rows(file, inputs, entries, messages, self.predictor.card, self._digest)
             errors = [(name, *rest) for name, rest in opened.errors.items()]
-            notes = [_with_paths(text, shown) for text in collected.notes]
+            notes = opened.notes + [_with_paths(text, shown) for text in collected.notes]
         written, skipped = len(batch.result.written), len(batch.result.skipped)
         return Done(len(part.ids), written, skipped, errors, notes)
 
@@ -385,15 +400,19 @@ def predict_bulk(
     path = job.out / f"errors{suffix}.csv"
     if not listing.total:
         return BulkResult(0, 0, 0, path, (), is_empty=True)
+    _require_own_errors(path)
     written = skipped = failed = 0
     first: list[str] = []
     reporter = EachOnce(reporter)
     by_engine = _by_ray if options.engine == "ray" else _by_this_process
     results = by_engine(job, listing, options, reporter)
     results = chain([next(results)], results)  # what is refused makes no file
-    with write_whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with (
+        write_whole(path) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         table = csv.writer(file)
-        table.writerow(("id", "path", "error"))
+        table.writerow(_ERRORS)
         done = notes = 0
         for each in results:
             done += each.listed
@@ -408,6 +427,16 @@ def predict_bulk(
     if not failed:
         path.unlink()
     return BulkResult(written, skipped, failed, path, first)
+
+
+def _require_own_errors(path: Path) -> None:
+    """Refuse to replace a file that is not the list of errors of an earlier run."""
+    header = ",".join(_ERRORS).encode()
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        if file.readline(2 * len(header)).rstrip() != header:
+            raise Error(
+                f"{path}: exists, but was not written by predict. Choose another output folder."
+            )
 
 
 def _by_this_process(

@@ -160,7 +160,7 @@ class Client:
             wait = answer.headers.get("Retry-After", "")
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not (left and wait):
                 break
-            time.sleep(float(wait))
+            time.sleep(float(wait) if wait.isdecimal() else 1)  # a proxy may send a date
         if answer.is_error:
             raise _as_error(answer)
         return answer

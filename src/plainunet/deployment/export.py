@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def export(
             "tile": tile,
             "checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": versions() | {name: version(name) for name in _NEEDS[options.to]},
+            "versions": versions() | {name: _version(name) for name in _NEEDS[options.to]},
         },
     )
     reporter.stage("exporting", 1)
@@ -245,6 +246,14 @@ def _is_installed(name: str) -> bool:
         return find_spec(name) is not None
     except ModuleNotFoundError:
         return False
+
+
+def _version(name: str) -> str:
+    """The version of a library, which packages of other names may hold, as onnxruntime-gpu."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return str(getattr(import_module(name), "__version__", "unknown"))
 
 
 def _card_for_export(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,6 +26,7 @@ from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.sources import parse_image, stem_of
 from plainunet.prediction.exported import need
 from plainunet.prediction.predict import find_inputs, mask_paths
+from plainunet.prediction.record import holds_masks
 from plainunet.system import first_line, shorten
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -159,7 +160,7 @@ def list_inputs(
         names: Image files, folders, patterns and lists, as for `find_inputs`; tar files or patterns
             of them; URLs of images, folders and tar files, or patterns of them.
         manifest: A CSV or Parquet file (or a folder of these) with the columns id and path.
-        out: The output folder, whose files are left out.
+        out: The output folder; folders and patterns skip it, folders also earlier ones.
         shard: Number of the shard, from 1, and number of shards.
         size: Number of inputs in a part.
 
@@ -213,12 +214,15 @@ def _expand(name: str, out: Path) -> Iterator[str]:
 
 def _expand_folder(folder: Path, out: Path) -> Iterator[str]:
     """The images below a folder, one at a time: a million paths are a gigabyte as `Path`."""
-    own, found = _absolute(out) + os.sep, False
-    for image in walk(folder):
-        for source in open_slices([image]):
-            if not (text := _absolute(source)).startswith(own):
-                found = True
-                yield text
+    own, around, found = out.resolve(), {*folder.resolve().parents}, False
+    for parent, images in groupby(walk(folder), lambda image: image.parent):
+        real = parent.resolve()
+        # an output folder around all images is no reason to skip them
+        if own in {real, *real.parents} - around or holds_masks(parent, folder):
+            continue
+        for image in images:
+            found = True
+            yield from map(_absolute, open_slices([image]))
     if not found:
         raise Error(f"{folder}: holds no images. Check the path.")
 

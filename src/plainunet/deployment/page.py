@@ -301,12 +301,12 @@ class _Page:
             if not uploads:
                 problems.append((files[0][0], error.message))
         choices = []
-        for upload, each in zip(uploads, done, strict=True):
+        for upload, each in zip(uploads, self._results.add_all(done), strict=True):
             if isinstance(each, RefusedError):
                 shutil.rmtree(upload.path.parent.parent, ignore_errors=True)
                 problems.append((upload.name, each.message))
             else:
-                choices.append((upload.name, self._results.add(each)))
+                choices.append((upload.name, each))
         message = gr.update(
             value=render("ui/problems.html", problems=problems), visible=bool(problems)
         )

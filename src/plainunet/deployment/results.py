@@ -213,6 +213,22 @@ class Results:
                 _remove(oldest)
         return name
 
+    def add_all(self, done: Sequence[Result | RefusedError]) -> list[str | RefusedError]:
+        """Keep the results, or the first ones of them if all are beyond the limit.
+
+        Returns the name of each, or why there is none.
+        """
+        full = RefusedError(
+            413, "too-large", "Left out: too large together with the others. Choose fewer images."
+        )
+        # the first as the newest
+        names = [self.add(each) if isinstance(each, Result) else each for each in reversed(done)]
+        with self._changing:
+            return [
+                each if isinstance(each, RefusedError) or each in self._kept else full
+                for each in reversed(names)
+            ]
+
     def get(self, name: str) -> Result:
         """Return a result.
 

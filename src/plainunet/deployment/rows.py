@@ -98,12 +98,17 @@ def write_rows(
         metadata={"classes": "\n".join(card.class_names), "model": digest},
     )
     rows = [
-        {"id": name, "path": source, "error": errors.get(name)}
+        {"id": _as_utf8(name), "path": _as_utf8(source), "error": _as_utf8(errors.get(name))}
         | (entries[name].rows[_ROW][0][0] if name in entries else {})
         for name, source in inputs.items()
     ]
     with write_whole(path) as part:
         parquet.write_table(pyarrow.Table.from_pylist(rows, schema), part, compression="zstd")
+
+
+def _as_utf8(text: str | None) -> str | None:
+    """The text, with an escape for each byte of a file's name that is not UTF-8."""
+    return text and text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def count_rows(path: Path, digest: str) -> int | None:

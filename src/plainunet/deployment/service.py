@@ -206,6 +206,8 @@ class Service:
                 raise RefusedError(408, "slow-request", message) from None
             except ClientDisconnect:
                 raise _gone() from None
+            except OSError as error:
+                raise no_space(error) from None
             file = file.rename(file.with_suffix(_suffix(file)))
             try:
                 model = await self._use(file)

@@ -76,6 +76,9 @@ def save_model(predictor: "Predictor", folder: Path, about: About) -> None:
     if about.example:
         with write_whole(folder / shown) as file:
             shutil.copyfile(about.example, file)
+    for earlier in folder.glob(f"{_EXAMPLE}*"):
+        if earlier.stem == _EXAMPLE and earlier.name.lower() != shown:
+            earlier.unlink()
     text = write_card(card, predictor.architecture, about, shown)
     with write_whole(readme) as file:
         file.write_text(text, encoding="utf-8", newline="\n")
@@ -257,6 +260,13 @@ def find_model(name: str | Path, revision: str | None, token: str | None) -> Pat
             ) from error
         except hub.errors.EntryNotFoundError:
             continue
+        except hub.errors.GatedRepoError as error:  # it exists, and is of the next kind too
+            raise _as_os_error(str(name), error) from error
+        except hub.errors.RepositoryNotFoundError as error:
+            raise FileNotFoundError(
+                f"{name}: the Hugging Face Hub has no such repository, or it is private. Check the "
+                "name, or log in with: hf auth login"
+            ) from error
         except Exception as error:  # of the Hub, of HTTP, or of the connection
             raise _as_os_error(str(name), error) from error
     raise FileNotFoundError(f"{name}: has no {' or '.join(MODEL_FILES)}.")
