@@ -295,6 +295,18 @@ def test_errors_of_the_user_are_kept(name: str, model: Path, images: Path, tmp_p
     assert (result.written, result.errors.exists()) == (7, False)
 
 
+def test_outputs_of_the_user_are_kept(model: Path, images: Path, tmp_path: Path) -> None:
+    own = tmp_path / "overlay" / "mine.jpg"
+    own.parent.mkdir()
+    own.write_text("drawn by hand")
+    with pytest.raises(ValueError, match=r"mine\.jpg"):
+        predict(model, tmp_path, [images], save=["overlay"], shard="1/1")
+    assert predict(model, tmp_path, [images], shard="1/1")[0].written == 7
+    with pytest.raises(ValueError, match=r"mine\.jpg"):  # the record does not name overlays
+        predict(model, tmp_path, [images], save=["overlay"], shard="1/1")
+    assert own.read_text() == "drawn by hand"
+
+
 def test_masks_of_earlier_runs_are_no_images(model: Path, images: Path, tmp_path: Path) -> None:
     def listed(out: Path) -> int:
         return list_inputs([str(images)], None, out, (1, 1), 8).total

@@ -209,6 +209,15 @@ def test_another_value_can_be_ignored() -> None:
     assert ignoring.tolist() == [[0, 0, 0], [1, 1, 0], [0, 1, 0]]
 
 
+@pytest.mark.parametrize("ignored", [-1, -100, 1000, 255])
+def test_ignored_values_need_not_fit_in_a_byte(ignored: int) -> None:
+    truth, prediction = np.array([0, 1, ignored, 1]), np.array([0, 1, -1, 0])
+    counts = confusion_matrix(truth, prediction, 2, ignore_index=ignored)
+    assert counts.tolist() == [[1, 0], [1, 1]]
+    with pytest.raises(ValueError, match="prediction has the class id -1 in 1 "):
+        confusion_matrix(truth, prediction[::-1], 2, ignore_index=ignored)
+
+
 @pytest.mark.parametrize("num_classes", [2, 21, 64, 255])
 def test_many_classes_and_large_images(num_classes: int) -> None:
     random = np.random.default_rng(0)

@@ -29,6 +29,7 @@ from plainunet.evaluation.report import (
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.page import save_page
 from plainunet.palette import default_colors
+from plainunet.prediction.drawing import as_rgb
 
 from ..models import make_card, make_network, make_predictor
 from .made_up import ENDING, HOSTILE, make_eighteen, make_hostile, make_result, make_shown
@@ -481,6 +482,23 @@ def test_no_image_is_shown_twice(count: int) -> None:
     assert len(chosen) == min(count, WORST + MEDIAN) or count in (13, 20)
     assert set(chosen) <= set(range(count))
     assert sum(why == "worst" for why in chosen.values()) == min(count, WORST)
+
+
+@pytest.mark.parametrize(
+    "dtype", [*(f"{sign}int{bits}" for sign in ("u", "") for bits in (8, 16, 32, 64)), "float64"]
+)
+@pytest.mark.parametrize("side", [60, 1700])
+def test_images_of_every_stored_dtype_are_drawn(dtype: str, side: int) -> None:
+    most = np.iinfo(dtype).max if "int" in dtype else 1
+    image = np.zeros((side, 40, 1), dtype)
+    image[:, 10:] = most / 4
+    image[:, 20:] = most / 2
+    truth = np.zeros((side, 40), np.uint8)
+    shown = show(0, "worst", PredictedImage(image, truth, truth, np.zeros((2, 100), np.int64)))
+    drawn = draw_panels(shown, COLORS, side // 2)["image"]
+    if side == 60:  # as the image itself is drawn
+        assert abs(drawn[10].astype(int) - as_rgb(image)[20, ::2]).max() <= 1
+    assert drawn[20, 0, 0] < drawn[20, 7, 0] - 50 < drawn[20, 15, 0] - 100
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

@@ -31,6 +31,7 @@ from plainunet.prediction.outputs import (
     write_runs,
     write_table,
 )
+from plainunet.prediction.record import RECORD
 
 NAMES = ("ground", "leaf", "old stone/rock")
 MASK = np.random.default_rng(0).integers(0, 3, (20, 30), np.uint8)
@@ -215,16 +216,18 @@ def test_each_output_has_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 def test_outputs_of_another_mask_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_text('{"outputs": ["overlay", "contours"]}')
     write(tmp_path, "overlay", "contours", key="model 10 abc")
-    (tmp_path / "contours" / "deep" / "b.geojson").touch()
+    kept = {RECORD, "contours/deep/b.geojson", "instances/deep/a.png", "values/deep/a.png"}
+    for name in kept - {RECORD}:  # of another mask, and of outputs that no run wrote
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     assert "overlay/deep/a.jpg" in write(tmp_path, key="model 10 abc")
     assert write(tmp_path, "contours", key="other 10 abc") == {
-        *("deep/a.png", "contours/deep/a.geojson", "contours/deep/b.geojson")
+        *("deep/a.png", "contours/deep/a.geojson", *kept)
     }
     # the image has become a GeoTIFF
-    assert write(tmp_path, suffix=".tif", key="other 11 def") == {
-        *("deep/a.tif", "contours/deep/b.geojson")
-    }
+    assert write(tmp_path, suffix=".tif", key="other 11 def") == {"deep/a.tif", *kept}
     (tmp_path / "overlay" / "deep" / "c.jpg").touch()
     made_by_hand = tmp_path / "deep" / "c.png"
     Image.new("L", (8, 8)).save(made_by_hand)
@@ -242,6 +245,18 @@ def test_an_overlay_shows_image_and_mask(tmp_path: Path) -> None:
     mixed = 0.55 * IMAGE[8:12, 8:22] + 0.45 * color
     assert abs(shown[8:12, 8:22].mean(axis=(0, 1)) - mixed.mean(axis=(0, 1))).max() < 12
     assert abs(shown[:, 28:].mean() - IMAGE[:, 28:].mean()) < 12
+
+
+@pytest.mark.parametrize("size", [(2, 66_000), (65_501, 2)])
+def test_the_overlay_of_an_image_too_long_for_jpeg_is_reduced(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    outputs, file = Outputs(tmp_path, ["overlay"], card()), tmp_path / "a.png"
+    image, mask = np.full((*size, 3), 90, np.uint8), np.zeros(size, np.uint8)
+    outputs.write(file, "a.jpg", image, mask, {}, None)
+    with Image.open(tmp_path / "overlay" / "a.jpg") as shown:
+        assert (max(shown.size), min(shown.size)) == (65_500, 2)
+        assert abs(np.asarray(shown).astype(int) - 90).max() < 3
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,65 @@ def test_masks_of_others_are_never_replaced(predictor: Predictor, draw: Draw) ->
     assert [each.name for each in mask.parent.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("name", ["coco.json", "instances.csv", "instances/a.tif"])
+def test_outputs_of_others_are_never_replaced(
+    tmp_path: Path, predictor: Predictor, draw: Draw, name: str
+) -> None:
+    draw("images/z.png")
+    tags = [(33550, 12, 3, (0.5, 0.5, 0.0), True), (33922, 12, 6, (0.0,) * 6, True)]
+    tifffile.imwrite(
+        tmp_path / "images" / "a.tif", noise(20, 30, 3), photometric="rgb", extratags=tags
+    )
+    mine, save = tmp_path / name, ["coco", "instances"]
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"mine")
+    inputs = find_inputs([tmp_path / "images"])
+    assert len(predict_inputs(predictor, inputs, tmp_path).written) == 2  # masks only
+    for overwrite in (False, True):
+        for images in (inputs, Inputs(inputs.images[1:], [])):
+            with pytest.raises(ValueError, match=f"{name}: exists, but was not written"):
+                predict_inputs(predictor, images, tmp_path, save, overwrite)
+    assert mine.read_bytes() == b"mine"
+    mine.unlink()
+    for _ in range(2):
+        done = predict_inputs(predictor, inputs, tmp_path, save, overwrite=True)
+        assert (len(done.written), done.failures) == (2, [])
+
+
+def test_overwriting_removes_no_file_of_others(
+    tmp_path: Path, predictor: Predictor, make_predictor: Make, draw: Draw
+) -> None:
+    images = [draw(f"overlay/{name}.jpg") for name in "ab"]
+    others = [draw(f"{name}/a.png") for name in ("instances", "values", "probabilities/0-ground")]
+    other, out = make_predictor(min_object=3), tmp_path
+    predict_files(predictor, images, out)
+    assert predict_files(other, images, out).failures == []
+    assert [file for file in (*images, *others) if not file.is_file()] == []
+    # outputs of an earlier run are removed
+    predict_files(other, images, out, ["contours"])
+    predict_files(predictor, images, out)
+    assert not list((out / "contours").iterdir())
+    assert predict_files(predictor, images, out, overwrite=False).skipped == [
+        *(out / "a.png", out / "b.png")
+    ]
+
+
+def test_outputs_do_not_lie_among_the_images(
+    tmp_path: Path, predictor: Predictor, make_predictor: Make, draw: Draw
+) -> None:
+    image = draw("overlay/a.jpg")
+    before = image.read_bytes()
+    with pytest.raises(ValueError, match=r"overlay/a\.jpg: an output would overwrite"):
+        predict_files(predictor, [image], tmp_path, ["overlay"])
+    assert image.read_bytes() == before
+    assert below(tmp_path) == {"overlay/a.jpg"}
+    # nor may the overlays of an earlier run become images, which the next would then remove
+    predict_files(predictor, [draw("images/a.png")], tmp_path / "out", ["overlay"])
+    image = tmp_path / "out" / "overlay" / "a.jpg"
+    with pytest.raises(ValueError, match=r"overlay/a\.jpg: an output would overwrite"):
+        predict_files(make_predictor(min_object=3), [image], tmp_path / "out")
+
+
 def test_masks_below_the_image_folder_are_skipped(folder: Path, draw: Draw) -> None:
     before = named("in")
     draw("in/deep/mask.png")

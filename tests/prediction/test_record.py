@@ -20,6 +20,7 @@ from plainunet.prediction.record import (
     require_same,
     video_size,
     write_record,
+    written_outputs,
 )
 
 from ..models import as_predictor
@@ -112,6 +113,30 @@ def test_files_of_other_programs_are_not_replaced(tmp_path: Path) -> None:
         require_made(tmp_path, files)
     write_record(tmp_path, predictor())
     require_made(tmp_path, files)
+
+
+def test_outputs_that_the_record_does_not_name_are_of_others(tmp_path: Path) -> None:
+    folder = tmp_path / "instances"
+    places = {"coco": [tmp_path / "coco.json"], "instances": [folder, tmp_path / "instances.csv"]}
+    write_record(tmp_path, predictor(), outputs=["overlay"])
+    (folder / "deep").mkdir(parents=True)
+    (folder / ".DS_Store").touch()
+    require_made(tmp_path, [], places)
+    (folder / "deep" / "b.tif").touch()
+    with pytest.raises(ValueError, match=r"b\.tif: exists, but was not written"):
+        require_made(tmp_path, [], places)
+    write_record(tmp_path, predictor(), outputs=["instances"])
+    require_made(tmp_path, [], places)
+    (tmp_path / "coco.json").touch()
+    with pytest.raises(ValueError, match=r"coco\.json: exists, but was not written"):
+        require_made(tmp_path, [], places)
+    write_record(tmp_path, predictor(**OTHERS[0]), outputs=["coco"])
+    assert written_outputs(tmp_path) == ["overlay", "instances", "coco"]
+    # the record of an earlier version names none, so all may be its own
+    record = json.loads((tmp_path / RECORD).read_text())
+    (tmp_path / RECORD).write_text(json.dumps({**record, "outputs": None}))
+    write_record(tmp_path, predictor(), outputs=["coco"])
+    require_made(tmp_path, [], places)
 
 
 def test_the_record_of_videos_is_of_one_model(tmp_path: Path) -> None:

@@ -57,7 +57,13 @@ from plainunet.prediction.predict import (
     require_apart,
 )
 from plainunet.prediction.predictor import Predictor
-from plainunet.prediction.record import mask_key, require_own, require_same, write_record
+from plainunet.prediction.record import (
+    mask_key,
+    require_made,
+    require_own,
+    require_same,
+    write_record,
+)
 from plainunet.reporter import Collected, Reporter, silent
 from plainunet.system import first_line, keep_freed_memory
 
@@ -219,13 +225,15 @@ class Worker:
         if not is_url(path) and not is_tar(path):
             image = parse_image(path)
             if not job.as_rows:
-                require_apart([image], [job.out / f"{name}.png"])
+                require_apart([image], self._outputs.known_files([job.out / f"{name}.png"]))
             accelerate(self.predictor, image, listing.total, reporter)
         for folder in (job.out, job.out / FOLDER):
             remove_abandoned(folder)
         if job.as_rows:
             _plan_rows(job, listing)
-        write_record(job.out, self.predictor, self._outputs.min_area)
+        made = {} if job.as_rows else self._outputs.places()
+        require_made(job.out, (), made)
+        write_record(job.out, self.predictor, self._outputs.min_area, made)
 
     def predict(self, part: Part) -> Done:
         """Predict a part: what exists already is kept, unless the job overwrites.
@@ -276,7 +284,8 @@ class Worker:
             kept.append(item)
             tasks.append(Task(item.image, item.id, mask, key))
         if not job.as_rows:
-            require_apart([each.image for each in kept], [task.mask for task in tasks])
+            masks = [task.mask for task in tasks]
+            require_apart([each.image for each in kept], self._outputs.known_files(masks))
         folders = {path.parent for task in tasks for path in self._outputs.files(task.mask)}
         for folder in folders - self._known:
             remove_abandoned(folder)

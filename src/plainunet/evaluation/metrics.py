@@ -75,6 +75,9 @@ def confusion_matrix(
             f"The ground truth has shape {list(truth.shape)}, the prediction "
             f"{list(prediction.shape)}: both must be masks of one image at the same size."
         )
+    if not truth.dtype == prediction.dtype == np.uint8:  # ignored values need not fit in a byte
+        kept = truth != ignore_index
+        truth, prediction = truth[kept], prediction[kept]
     rows = _as_bytes(truth, "ground truth", num_classes)
     columns = _as_bytes(prediction, "prediction", num_classes)
     # every possible pair has its own bin, so unknown ids show up in the counts

@@ -34,6 +34,7 @@ from plainunet.evaluation.charts import (
 from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.metrics import logged_metrics, metric_labels
 from plainunet.evaluation.statistics import FEW
+from plainunet.formats.images import to_unit
 from plainunet.network.card import Card, versions
 from plainunet.network.own import OwnNetwork
 from plainunet.page import NOTHING, data_url, interval, number, plural, render, save_page, score
@@ -117,13 +118,22 @@ def show(index: int, why: str, seen: PredictedImage) -> Shown:
     height, width = seen.truth.shape
     size = fit_size((height, width), (_SIDE, _SIDE))
     if size == (height, width):
-        return Shown(index, seen.image, seen.truth, seen.prediction, why)
+        return Shown(index, _resizable(seen.image), seen.truth, seen.prediction, why)
     truth, prediction = (
         np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
         for mask in (seen.truth, seen.prediction)
     )
     image = seen.image if seen.image.dtype == np.uint8 else seen.image.astype(np.float32)
     return Shown(index, resize(image, size), truth, prediction, why)
+
+
+def _resizable(image: NDArray[Any]) -> NDArray[Any]:
+    """Convert an image to a dtype that OpenCV resizes and `as_rgb` draws equally bright."""
+    if image.dtype in (np.uint8, np.uint16, np.float32):
+        return image
+    if image.dtype.kind in "fi":
+        return image.astype(np.float32)
+    return np.round(to_unit(image) * np.iinfo(np.uint16).max).astype(np.uint16)
 
 
 def write_report(

@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, get_args
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 from tifffile import imwrite
 
 from plainunet.config import Output
+from plainunet.dataset.resize import fit_size, resize
 from plainunet.errors import Error
 from plainunet.files import write_json, write_whole
 from plainunet.formats.rasters import require_geo
@@ -26,6 +27,7 @@ from plainunet.prediction.drawing import (
 )
 from plainunet.prediction.geo import Georeference, Tag, draw_contours, nodata_tag, write_polygons
 from plainunet.prediction.objects import Object, find_objects
+from plainunet.prediction.record import written_outputs
 
 
 def find_runs(pixels: NDArray[np.bool_], *, by_columns: bool, first: int = 0) -> NDArray[np.int64]:
@@ -210,7 +212,19 @@ def coco_file(images: Sequence[dict[str, Any]], card: Card) -> dict[str, Any]:
 
 
 _OF_OBJECTS = ("contours", "instances", "coco", "rle-columns")
+_SUFFIXES: dict[Output, str] = {
+    "overlay": ".jpg",
+    "values": "",
+    "contours": ".geojson",
+    "gpkg": ".gpkg",
+    "instances": "",
+    "probabilities": "",
+    "probabilities-16": ".tif",
+    "probabilities-float": ".tif",
+}
+"""Suffix of each output with a file per image, in a folder of its name; "": that of the mask."""
 _QUALITY = 90  # JPEG quality of overlays
+_JPEG_SIDE = 65_500  # longest side of a JPEG [pixels]
 
 
 class Entries(NamedTuple):
@@ -252,6 +266,23 @@ class Outputs:
     def files(self, mask: Path) -> list[Path]:
         """List the files of an image: its mask and the other outputs."""
         return [mask, *(path for _, path in self._others(mask))]
+
+    def known_files(self, masks: Sequence[Path]) -> list[Path]:
+        """List the files of images, also of outputs that only earlier runs wrote, see `record`."""
+        written = written_outputs(self.folder) or ()
+        saves = [*self._saves, *(each for each in _SUFFIXES if each in written)]
+        others = (path for mask in masks for _, path in self._others(mask, saves))
+        return [*masks, *others]
+
+    def places(self) -> dict[str, list[Path]]:
+        """The folder and the list of each output, if it has them."""
+        return {
+            name: [
+                *([self.folder / name] if name in _SUFFIXES else []),
+                *(self.folder / file for file in self.lists if Path(file).stem == name),
+            ]
+            for name in self._saves
+        }
 
     def write(
         self,
@@ -306,15 +337,14 @@ class Outputs:
     def remove_stale(self, mask_file: Path, key: str) -> None:
         """Remove the outputs of an earlier mask with another key that are not written again.
 
-        They would be taken for those of the new mask.
+        They would be taken for those of the new mask. Files that no run wrote stay.
         """
         for suffix in (".png", ".tif"):
             earlier = mask_file.with_suffix(suffix)
             known = read_key(earlier) if earlier.is_file() else ""
             if not known or key in (known, known.partition(" ")[0]):
                 continue
-            made = {earlier, *(path for _, path in self._others(earlier, get_args(Output)))}
-            for path in made - set(self.files(mask_file)):
+            for path in {*self.known_files([earlier])} - {*self.files(mask_file)}:
                 path.unlink(missing_ok=True)
 
     def entries(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Entries:
@@ -356,24 +386,13 @@ class Outputs:
     ) -> Iterator[tuple[Output, Path]]:
         """The per-image outputs other than the mask, and their paths; by default those to write."""
         below = mask.relative_to(self.folder)
-        suffixes = {
-            "overlay": ".jpg",
-            "values": mask.suffix,  # .tif for a GeoTIFF
-            "contours": ".geojson",
-            "gpkg": ".gpkg",
-            "instances": mask.suffix,
-            "probabilities-16": ".tif",
-            "probabilities-float": ".tif",
-        }
         for output in dict.fromkeys(self._saves if saves is None else saves):
-            if output in suffixes:
-                yield output, self.folder / output / below.with_suffix(suffixes[output])
-            elif output == "probabilities":
-                names = self._card.class_names
-                # one file per class, but of two classes only the second
-                parts = [""] if len(names) == 2 else [_folder(n, k) for k, n in enumerate(names)]
-                for part in parts:
-                    yield output, self.folder / output / part / below
+            parts, names = [""], self._card.class_names
+            if output == "probabilities" and len(names) > 2:  # of two, only the second is written
+                parts = [_folder(name, number) for number, name in enumerate(names)]
+            for part in parts if output in _SUFFIXES else ():
+                suffix = _SUFFIXES[output] or mask.suffix  # .tif for a GeoTIFF
+                yield output, self.folder / output / part / below.with_suffix(suffix)
 
     def _labelled(self, mask_file: Path, name: str, mask: NDArray[np.uint8]) -> Labelled:
         stem = mask_file.relative_to(self.folder).with_suffix("").as_posix()
@@ -459,6 +478,8 @@ def _write_labels(path: Path, labels: NDArray[np.int32], tags: Sequence[Tag]) ->
 
 
 def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
-    """Encode an image [H, W, 3] uint8, such as an overlay, as JPEG."""
-    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    """Encode an image [H, W, 3] uint8, such as an overlay, as JPEG; reduced if JPEG needs it."""
+    size = fit_size((image.shape[0], image.shape[1]), (_JPEG_SIDE, _JPEG_SIDE))
+    shown = resize(image, size)[..., ::-1]
+    _, data = cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return data.tobytes()

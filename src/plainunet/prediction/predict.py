@@ -45,10 +45,9 @@ from plainunet.prediction.record import (
     require_made,
     require_own,
     require_same,
-    video_size,
     write_record,
 )
-from plainunet.prediction.video import CutOffError, predict_video, video_paths
+from plainunet.prediction.video import CutOffError, is_done, predict_video, video_paths
 from plainunet.reporter import Forwarding, Reporter, note_warnings, or_default, silent, track
 from plainunet.system import keep_freed_memory, spare_threads
 
@@ -272,19 +271,20 @@ def list_names(images: Sequence[ImageSource]) -> list[str]:
 def require_apart(
     images: Sequence[ImageSource], paths: Sequence[Path], what: str = "images"
 ) -> None:
-    """Refuse an output folder in which masks would replace images or lie among them."""
+    """Refuse outputs, at `paths`, that would replace images or lie among them."""
     files = {file.resolve() for image in images for file in files_of(image)}
     replaced = [path for path in paths if path.resolve() in files]
     if replaced:
         raise Error(
-            f"{replaced[0]}: a mask would overwrite one of the {what}. Choose another output "
+            f"{replaced[0]}: an output would overwrite one of the {what}. Choose another output "
             "folder."
         )
-    shared = {path.parent.resolve() for path in paths} & {file.parent for file in files}
+    folders = {path.parent for path in paths}
+    shared = {folder.resolve() for folder in folders} & {file.parent for file in files}
     if shared:
         raise Error(
-            f"{min(shared)}: contains the {what}; the next run would take masks in it for {what}. "
-            "Choose another output folder."
+            f"{min(shared)}: contains the {what}; the next run would take outputs in it for "
+            f"{what}. Choose another output folder."
         )
 
 
@@ -445,9 +445,9 @@ def predict_files(
     if predictor.memory is None:
         keep_freed_memory()
     paths = mask_paths(images, out)
-    require_apart(images, paths)
-    require_writable(out)
     outputs = Outputs(out, save, predictor.card, min_area)
+    require_apart(images, outputs.known_files(paths))
+    require_writable(out)
     digest = predictor.digest()
     keys = [mask_key(digest, image) for image in images]
     tasks = [Task(*each) for each in zip(images, list_names(images), paths, keys, strict=True)]
@@ -457,12 +457,12 @@ def predict_files(
         remove_abandoned(folder)
     if not overwrite:
         require_same(out, digest, outputs.min_area)
-    require_made(out, [*(out / name for name in outputs.lists), *files])
+    require_made(out, paths, outputs.places())
     for task in tasks:
         if mask := existing_mask(task.mask):
             require_own(mask, task.key, overwrite)
     if not overwrite and (out / RECORD).exists():  # large masks may only lack their polygons
-        write_record(out, predictor, outputs.min_area)
+        write_record(out, predictor, outputs.min_area, outputs.places())
     if images:
         accelerate(predictor, images[0], len(images), reporter)
     found = Predictions(out)
@@ -574,7 +574,8 @@ class Batch:
 
     def _write_record(self) -> None:
         if not self.has_record:
-            write_record(self.outputs.folder, self.predictor, self.outputs.min_area)
+            made = self.outputs
+            write_record(made.folder, self.predictor, made.min_area, made.places())
             self.has_record = True
 
     def _groups(self) -> Iterator[dict[int, "Future[_Read | _Done | None]"]]:
@@ -771,10 +772,10 @@ def predict_inputs(
                     f"{video}: has the same name as {named[masks]}. Use a separate output folder."
                 )
             size = video.stat().st_size
-            if not overwrite and _is_done(video, size, out):
+            if not overwrite and is_done(video, size, out):
                 result.skipped.append(masks)
                 continue
-            write_record(out, predictor)
+            write_record(out, predictor, outputs=())
             try:
                 with note_warnings(video, reporter), failing_alone(video):
                     predict_video(predictor, video, out, reporter)
@@ -785,15 +786,3 @@ def predict_inputs(
         except (ValueError, OSError) as error:
             result.failures.append(str(error))
     return result
-
-
-def _is_done(video: Path, size: int, out: Path) -> bool:
-    """Whether all outputs of a video exist; refuse outputs of another video."""
-    paths = video_paths(video, out)
-    there = [path for path in paths if path.is_file()]
-    if there and video_size(out, paths[0].name) != size:
-        raise Error(
-            f"{there[0]}: exists, but was not made from {video} by this model. Pass --overwrite to "
-            "replace it, or choose another output folder."
-        )
-    return len(there) == len(paths)

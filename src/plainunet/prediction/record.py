@@ -1,13 +1,13 @@
 """The record of a folder of masks, which tells masks of this model from others.
 
-`prediction.json` holds the id, name and colour of each class and the digest of the model. Each
-mask stores which model and image it was made from, so a re-run never mistakes another model's mask
-for its own.
+`prediction.json` holds the id, name and colour of each class, the digest of the model, and the
+outputs that were written. Each mask stores which model and image it was made from. So a re-run
+never mistakes another model's mask, or a file of the user, for its own.
 """
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,42 @@ def holds_masks(folder: Path, top: Path) -> bool:
     )
 
 
-def require_made(out: Path, files: Iterable[Path]) -> None:
-    """Refuse files that exist in a folder without a record: predict did not write them."""
-    if (out / RECORD).exists():
-        return
-    for file in files:
-        if file.exists():
-            raise _foreign(file)
+def require_made(
+    out: Path, files: Iterable[Path], outputs: Mapping[str, Iterable[Path]] | None = None
+) -> None:
+    """Refuse files that exist, but that predict did not write.
+
+    These are `files` in a folder without a record, and of `outputs` those that the record does not
+    name: their lists, and any file in their folders, so that all files there are predict's later.
+    """
+    # looked for before the record is read, which a process that starts now writes before any output
+    inside = {name: _first_file(places) for name, places in (outputs or {}).items()}
+    if not (out / RECORD).exists():
+        for file in files:
+            if file.exists():
+                raise _foreign(file)
+    named = written_outputs(out)
+    for name, found in inside.items():
+        if found and named is not None and name not in named:
+            raise _foreign(found)
+
+
+def _first_file(places: Iterable[Path]) -> Path | None:
+    """A file among files and below folders, if any; what a system hides in a folder is none."""
+    paths = (path for place in places for path in (place, *place.rglob("[!.]*")))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _foreign(file: Path) -> Error:
     return Error(f"{file}: exists, but was not written by predict. Choose another output folder.")
+
+
+def written_outputs(out: Path) -> list[str] | None:
+    """The outputs that runs wrote into a folder; None if its record, as earlier ones, has none."""
+    if not (out / RECORD).exists():
+        return []
+    named = _read(out / RECORD).get("outputs")
+    return [str(each) for each in named] if isinstance(named, list) else None
 
 
 def mask_key(digest: str, image: ImageSource) -> str:
@@ -103,13 +128,20 @@ def note_video(out: Path, name: str, size: int) -> None:
     write_json(out / RECORD, {**record, "videos": {**record.get("videos", {}), name: size}})
 
 
-def write_record(out: Path, predictor: Predictor, min_area: int | None = None) -> None:
+def write_record(
+    out: Path,
+    predictor: Predictor,
+    min_area: int | None = None,
+    outputs: Iterable[str] | None = None,
+) -> None:
     """Write the record; its videos are kept if they are of the same model.
 
-    `min_area` is that of polygons, see `write_polygons`; None if none are written.
+    `min_area` is that of polygons, see `write_polygons`; None if none are written. `outputs` are
+    added to those of earlier runs; if either are unknown (None), so are all.
     """
     card, digest = predictor.card, predictor.digest()
-    before = _read(out / RECORD)
+    before, named = _read(out / RECORD), written_outputs(out)
+    named = None if named is None or outputs is None else [*named, *outputs]
     before = before if before.get("digest") == digest else {}
     videos = before.get("videos")
     min_area = before.get("min_area") if min_area is None else min_area
@@ -129,6 +161,7 @@ def write_record(out: Path, predictor: Predictor, min_area: int | None = None) -
             "fill_holes": card.fill_holes,
             "digest": digest,
             "backend": predictor.backend,
+            **({} if named is None else {"outputs": [*dict.fromkeys(named)]}),
             **({} if min_area is None else {"min_area": min_area}),
             **({"videos": videos} if videos else {}),
         },

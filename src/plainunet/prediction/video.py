@@ -19,6 +19,7 @@ from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.prediction.drawing import draw_overlay
 from plainunet.prediction.predictor import Predictor
+from plainunet.prediction.record import video_size
 from plainunet.reporter import Reporter, silent
 
 
@@ -31,6 +32,18 @@ class CutOffError(Error):
 def video_paths(video: Path, out: Path) -> tuple[Path, Path]:
     """Paths of a video's masks and overlay."""
     return out / f"{video.stem}-mask.mkv", out / f"{video.stem}-overlay.mp4"
+
+
+def is_done(video: Path, size: int, out: Path) -> bool:
+    """Whether all outputs of a video exist; refuse outputs of another video."""
+    paths = video_paths(video, out)
+    there = [path for path in paths if path.is_file()]
+    if there and video_size(out, paths[0].name) != size:
+        raise Error(
+            f"{there[0]}: exists, but was not made from {video} by this model. Pass --overwrite to "
+            "replace it, or choose another output folder."
+        )
+    return len(there) == len(paths)
 
 
 def predict_video(

@@ -168,7 +168,7 @@ class View:
 
 
 class ReducedImage:
-    """An image as network input: area-averaged, scaled to floats, padded by repeating edges.
+    """An image as network input: resized, scaled to floats, padded by repeating edges.
 
     `size` is its height and width with padding, `inside` without [pixels].
     """
@@ -196,9 +196,9 @@ class ReducedImage:
         return np.ascontiguousarray(part)
 
     def _rows(self, first: int, count: int) -> NDArray[np.float32]:
-        """Some rows of an image that is reduced in parts; the last result is cached."""
+        """Some rows of an image that is resized in parts; the last result is cached."""
         if self._strip is None or self._strip[:2] != (first, count):
-            self._strip = first, count, _averaged(self._image, self.inside, first, count)
+            self._strip = first, count, _resized(self._image, self.inside, first, count)
         return self._strip[2]
 
 
@@ -210,27 +210,33 @@ def reduce_once(image: ArrayWindows, size: tuple[int, int]) -> NDArray[np.uint8 
     return image.reduced[size]
 
 
-def _averaged(image: Windows, size: tuple[int, int], first: int, count: int) -> NDArray[np.float32]:
-    """Area-average an image that is read in parts; returns some rows of the result."""
+def _resized(image: Windows, size: tuple[int, int], first: int, count: int) -> NDArray[np.float32]:
+    """Resize an image that is read in parts, as by `resize`; returns some rows of the result."""
     height, width, channels = image.shape
     scale = height / size[0]
-    top, end = math.floor(first * scale), min(height, math.ceil((first + count) * scale - 1e-9))
+    larger = size[0] > height or size[1] > width
+    how = cv2.INTER_LINEAR if larger else cv2.INTER_AREA
+    edges = (first + np.arange(count + 1)[:, None]) * scale
+    middles = _row_positions(height, size[0])[first : first + count, None].clip(max=height - 1)
+    top, end = math.floor(edges[0, 0]), min(height, math.ceil(edges[-1, 0] - 1e-9))
+    if larger:
+        top, end = int(middles[0, 0]), min(height, int(middles[-1, 0]) + 2)
     at_once = max(1, _IMAGE_BYTES // (4 * width * channels))
     total = np.zeros((count, size[1] * channels), np.float32)
     for begin in range(top, end, at_once):
         rows = min(at_once, end - begin)
         values = to_unit(image.read(begin, 0, rows, width))
         parts = [
-            cv2.resize(values[..., c : c + 4], (size[1], rows), interpolation=cv2.INTER_AREA)
+            cv2.resize(values[..., c : c + 4], (size[1], rows), interpolation=how)
             for c in range(0, channels, 4)
         ]
         narrow = np.concatenate([part.reshape(rows, size[1], -1) for part in parts], axis=2)
-        # fraction of each result row that each stored row covers
-        edges = (first + np.arange(count + 1)) * scale
         lines = begin + np.arange(rows)
-        inside = np.minimum(edges[1:, None], lines + 1) - np.maximum(edges[:-1, None], lines)
-        weight = (np.clip(inside, 0, None) / scale).astype(np.float32)
-        total += weight @ narrow.reshape(rows, -1)
+        if larger:  # bilinear: the two stored rows around each result row, by their distance
+            weight = 1 - np.abs(middles - lines)
+        else:  # fraction of each result row that each stored row covers
+            weight = (np.minimum(edges[1:], lines + 1) - np.maximum(edges[:-1], lines)) / scale
+        total += weight.clip(min=0).astype(np.float32) @ narrow.reshape(rows, -1)
     return total.reshape(count, size[1], channels)
 
 
