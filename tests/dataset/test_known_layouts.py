@@ -500,6 +500,15 @@ def test_augmented_copies_are_one_group(tmp_path: Path, copy: str) -> None:
     assert [row[2] for row in found] == ["img0_jpg"] * 3 + ["img1_jpg"] * 3
 
 
+@pytest.mark.parametrize("months", [("jul", "aug", "sep"), ("aug",)])
+def test_august_is_a_month(tmp_path: Path, months: tuple[str, ...]) -> None:
+    for month, day in product(months, range(1, 4)):
+        image(tmp_path / f"images/2023_{month}_{day:02}.jpg")
+        mask(tmp_path / f"masks/2023_{month}_{day:02}.png")
+    found = pairs_of(tmp_path)
+    assert len({row[2] for row in found}) == len(found) == 3 * len(months)
+
+
 def tracked(root: Path, every: int) -> None:
     """The Cell Tracking Challenge: objects in SEG, for some frames; markers in TRA, for all."""
     for sequence, frame in product(("01", "02"), range(6)):

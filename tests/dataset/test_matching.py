@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from plainunet.dataset.matching import Key, join_classes, match_names, split_names
+from plainunet.dataset.layouts import Key, join_classes
+from plainunet.dataset.matching import match_names, split_names
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.problems import Change, DataError
 from plainunet.reporter import Collected
@@ -69,6 +71,15 @@ def test_names_that_do_not_match(
     with pytest.raises(DataError, match=rf"\b{len(images)}\b") as raised:
         match_names(files(*images), files(*masks), as_they_are=as_they_are)
     assert raised.value.code == "no-mask"
+
+
+def test_names_of_another_site_are_no_masks() -> None:
+    """The kind of a file stands between site and number."""
+    stems = [f"{site}_{number}" for site in ("a", "b") for number in range(1, 4)]
+    masks = files(*(stem.replace("_", "_mask_") for stem in stems))
+    joined = match_names(files(*stems), masks, reporter=Collected())
+    assert joined
+    assert all(theirs[1] == ours[1].replace("_", "_mask_") for ours, theirs in joined.items())
 
 
 def test_case_may_differ_if_nothing_else_matches() -> None:
@@ -248,6 +259,18 @@ def test_a_misspelt_name_has_a_fix(folder: Path) -> None:
         "no-image",
         (folder / "masks/raod_mask.png",),
     )
+
+
+def test_the_other_eye_is_no_misspelling(tmp_path: Path) -> None:
+    for number, eye in product((21, 22, 23), ("OD", "OS")):
+        for kind, other in (("images", "OD"), ("masks", "OS")):
+            if number != 23 or eye == other:
+                path = tmp_path / kind / f"patient{number}_{eye}.png"
+                path.parent.mkdir(exist_ok=True)
+                Image.new("L", (8, 8)).save(path)
+    stems, problems = collected(tmp_path)
+    assert len(stems) == 4
+    assert [(each.code, each.fix) for each in problems] == [("no-mask", ""), ("no-image", "")]
 
 
 @pytest.mark.parametrize("name", ["road_mask.dat", "road_mask", "road_mask.png.bak"])

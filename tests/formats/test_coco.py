@@ -260,7 +260,7 @@ def test_several_threads_read_one_file(tmp_path: Path) -> None:
         assert list(pool.map(lambda _: int((read(file, 7) > 0).sum()), range(8))) == [40] * 8
 
 
-@pytest.mark.parametrize("name", ["background", "_background_", "__Background__"])
+@pytest.mark.parametrize("name", ["background", "_background_", "__Background__", "BG"])
 def test_a_category_called_background_is_class_0(tmp_path: Path, name: str) -> None:
     raw = content()
     raw["categories"].append({"id": 5, "name": name})

@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def test_bitmaps(tmp_path: Path) -> None:
     ids = read_mask(write(tmp_path / "b.json", raw))
     assert (ids[4:6, 3:5] == 2 * stamp).all()
     assert ids.sum() == 6
+
+
+@pytest.mark.parametrize("name", ["Background", "bg"])
+def test_a_label_that_means_background_is_class_0(tmp_path: Path, name: str) -> None:
+    shapes = (("cat", "rectangle", [(0, 0), (9, 9)]), (name, "rectangle", [(2, 2), (4, 4)]))
+    source = labelme(tmp_path, *shapes)
+    assert class_names([source.file]) == ("background", "cat")
+    ids = read_mask(replace(source, classes=("background", "cat")))
+    assert (ids[0, 0], ids[3, 3]) == (1, 0)
 
 
 def test_classes_are_sorted_or_as_the_project_lists_them(tmp_path: Path) -> None:

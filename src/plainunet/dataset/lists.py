@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
 from plainunet.config import FolderConfig
-from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, find_part, walk
-from plainunet.dataset.matching import Key, join_files, match_names
+from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, Key, find_part, walk
+from plainunet.dataset.matching import join_files, match_names
 from plainunet.errors import Error
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.problems import DataError, first_five

@@ -6,27 +6,21 @@ import re
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, PARTS
-from plainunet.errors import Error
+from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, Files, Key
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.images import fitting_suffix
-from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import Change, DataError, command, first_five
 from plainunet.formats.sources import (
-    HERE,
-    ClassFiles,
     ObjectFiles,
     Source,
-    parse_classes,
     path_of,
 )
 from plainunet.reporter import Reporter, silent
 
-Key = tuple[str, str]  # folder below the root, and stem, both in NFC
-Files = Mapping[Key, Path]
 _FIX = (
     "Add the partner, remove the file, or define the pairs: --pairs 'images/*.jpg:masks/*_m.png' "
     "(one file per class: 'masks/*_{road,car}.png') or a CSV list: image,mask"
@@ -53,6 +47,7 @@ def _each(
     moves: dict[Path, Change],
 ) -> Iterator[DataError]:
     beside = _beside(partners, {*files.values()}) if keys else {}
+    words = Counter(word for _, stem in chain(files, partners) for word in _words(stem))
     # affixes shared by all masks would make all names similar
     named_so = {(key[0], missing.owner_of(key)): key for key in others}
     order = sorted(named_so)
@@ -68,7 +63,7 @@ def _each(
             new = candidate.with_name(wanted + _suffix(candidate))
             # rename only one of two mismatched partners
             is_free = fix is None and candidate not in moves and not new.exists()
-            if is_free and _is_slip(candidate.stem, wanted):
+            if is_free and _is_slip(candidate.stem, wanted, words):
                 fix = moves[candidate] = Change("rename", (candidate,), (new,))
         message += f". Add the partner, or {missing.advice}."
         yield DataError(message, missing.code, [path], fix or "")
@@ -83,10 +78,21 @@ def _with_nearest(keys: Sequence[Key], files: Files, others: Sequence[Key], part
     return first_five([*listed, *keys[5:]])
 
 
-def _is_slip(name: str, wanted: str) -> bool:
-    """Whether a name is a misspelling: same numbers, mostly the same letters."""
+def _is_slip(name: str, wanted: str, words: Mapping[str, int]) -> bool:
+    """Whether a name is a misspelling: same numbers, mostly the same letters.
+
+    Not if both words in which the names differ have a meaning, as other names have them, too: the
+    left eye is not the right one.
+    """
+    differing = _words(name) ^ _words(wanted)
+    if differing and all(words[word] > 1 for word in differing):
+        return False
     same_numbers = re.findall(r"\d+", name) == re.findall(r"\d+", wanted)
     return same_numbers and difflib.SequenceMatcher(None, name, wanted).ratio() >= _ALIKE
+
+
+def _words(name: str) -> set[str]:
+    return {word for word in re.split(r"[\W_]+", name) if _worded(word)}
 
 
 def _nearest(key: Key, order: Sequence[Key]) -> Key | None:
@@ -462,20 +468,29 @@ def _candidates(images: Mapping[Key, object], masks: Mapping[Key, object]) -> It
         yield _Affixes("", stems[0].pop(), "", stems[1].pop())
     yield from _one_sided(images, masks, lambda start, end: _Affixes("", "", start, end))
     yield from _one_sided(masks, images, lambda start, end: _Affixes(start, end, "", ""))
+    ours, theirs = ({word for _, stem in keys for word in _words(stem)} for keys in (images, masks))
+
+    def name_kinds(image: str, mask: str) -> bool:
+        # a word that the others' names have, such as a site, does not tell images from masks
+        in_image, in_mask = _words(image), _words(mask)
+        return not ((in_mask - in_image) & ours or (in_image - in_mask) & theirs)
+
     for image, mask in _two_sided(images, masks):
-        yield _Affixes("", image, "", mask)
+        if name_kinds(image, mask):
+            yield _Affixes("", image, "", mask)
     for image, mask in _two_sided(
         [(where, stem[::-1]) for where, stem in images],
         [(where, stem[::-1]) for where, stem in masks],
     ):
-        yield _Affixes(image[::-1], "", mask[::-1], "")
+        if name_kinds(image[::-1], mask[::-1]):
+            yield _Affixes(image[::-1], "", mask[::-1], "")
     # "img_1" with "1_mask"
     if len(images) > 1 and len(masks) > 1:
-        ours, theirs = _shared(images), _shared(masks)
+        shared, of_masks = _shared(images), _shared(masks)
         for affixes in (
-            _Affixes(ours[0], "", "", theirs[1]),
-            _Affixes("", ours[1], theirs[0], ""),
-            _Affixes(*ours, *theirs),
+            _Affixes(shared[0], "", "", of_masks[1]),
+            _Affixes("", shared[1], of_masks[0], ""),
+            _Affixes(*shared, *of_masks),
         ):
             own = [each for each in affixes if each and affixes.count(each) == 1]
             if all(_worded(each) for each in own):
@@ -686,113 +701,3 @@ def _channels(alone: Iterable[Key], matched: _Matched) -> dict[Key, DataError]:
         )
         found |= dict.fromkeys(others, problem)
     return found
-
-
-_COLORED = re.compile(
-    r"(?i)colou?rs?|colou?r[ _-]?maps?|vis|viz|visuali[sz]ations?|overlays?|previews?"
-)
-_PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
-
-
-def join_classes(
-    images: Mapping[Key, Path], masks: Mapping[Key, Path]
-) -> dict[Key, ClassFiles] | None:
-    """Join the masks of each image if there is one folder per class.
-
-    Such folders exist for masks only: `masks/road/1.png` and `masks/car/1.png` for
-    `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png` for `images/train/1.jpg`.
-    Names may include the class (`road/1_road.png`). Returns paths with all classes in braces,
-    background first; None if the folders are not classes.
-    """
-    spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
-    names = {spot.class_name for spot in spots.values()}
-    if len(names) < 2 or {name.lower() for name in names} <= PARTS.keys():
-        return None
-    if any(_COLORED.fullmatch(name) for name in names):
-        return None
-    # "1", "1_road" or "road_1"
-    for own_name in ("(?P<core>.+)", "(?P<core>.+)[-_. ]+{}", "{}[-_. ]+(?P<core>.+)"):
-        found = _by_image(masks, spots, own_name)
-        # patients' folders look the same, but their masks share no names
-        if any(len(files) > 1 for files in found.values()):
-            classes = [name for name in class_file_names(tuple(sorted(names))) if name in names]
-            return _in_braces(found, tuple(classes))
-    return None
-
-
-class _Spot(NamedTuple):
-    where: str  # folder of the images
-    class_name: str
-    depth: int  # levels of the class folder above the mask, from 0
-
-
-class _Joined(NamedTuple):
-    mask: Path
-    template: str  # its path, with HERE for the class
-    class_name: str
-
-
-def _find_spots(image_folders: set[str], mask_folders: set[str]) -> dict[str, _Spot]:
-    if image_folders & mask_folders:
-        return {}
-    parts = {where: Path(where).parts for where in mask_folders}
-    fits = []
-    for at in range(min(map(len, parts.values()), default=0)):
-        spots = {
-            where: _Spot(str(Path(*each[:at], *each[at + 1 :])), each[at], len(each) - 1 - at)
-            for where, each in parts.items()
-        }
-        if all(spot.where in image_folders for spot in spots.values()):
-            fits.append(spots)
-    return fits[0] if len(fits) == 1 else {}
-
-
-def _by_image(
-    masks: Mapping[Key, Path], spots: Mapping[str, _Spot], own_name: str
-) -> dict[Key, list[_Joined]]:
-    found: dict[Key, list[_Joined]] = defaultdict(list)
-    patterns = {
-        where: re.compile(own_name.format(re.escape(spot.class_name)), re.DOTALL)
-        for where, spot in spots.items()
-    }
-    above: dict[str, tuple[str, str]] = {}
-    for (where, stem), path in masks.items():
-        spot = spots[where]
-        match = patterns[where].fullmatch(stem)
-        if match is None:
-            return {}
-        folder, own = os.path.split(path)
-        if folder not in above:
-            parts = list(Path(folder).parts)
-            # as spelled on disk
-            name, parts[-1 - spot.depth] = parts[-1 - spot.depth], HERE
-            above[folder] = str(Path(*parts)), name
-        template, name = above[folder]
-        start, end = match.span("core")
-        if start:
-            own = HERE + own[len(name) :]
-        elif end < len(stem):
-            cut = own.rindex(name) if name in own else 0
-            own = own[:cut] + HERE + own[cut + len(name) :]
-        found[spot.where, match["core"]].append(_Joined(path, f"{template}{os.sep}{own}", name))
-    return found
-
-
-def _in_braces(
-    found: Mapping[Key, list[_Joined]], classes: tuple[str, ...]
-) -> dict[Key, ClassFiles]:
-    masks: dict[Key, ClassFiles] = {}
-    for key, joined in found.items():
-        mask = ClassFiles(joined[0].template, classes)
-        fits = all(each.template == mask.template for each in joined)
-        if not masks:  # the classes in braces are the same for all
-            own = mask.files.get(joined[0].class_name)
-            fits = fits and own == joined[0].mask and parse_classes(str(mask)) == mask
-        if not fits:
-            raise Error(
-                f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
-                "class masks of an image may differ in the class name only, and their folders' "
-                f"names may not contain braces or commas. Rename them, or use {_PAIRS}."
-            )
-        masks[key] = mask
-    return masks

@@ -19,6 +19,7 @@ from plainunet.dataset.layouts import (
     NO_TRUTH,
     PARTS,
     VARIES,
+    Key,
     Layout,
     Root,
     WhichFolderError,
@@ -26,6 +27,7 @@ from plainunet.dataset.layouts import (
     find_part,
     folders_found,
     is_known,
+    join_classes,
     rivals,
     shape_files,
     walk,
@@ -34,9 +36,7 @@ from plainunet.dataset.layouts import (
 from plainunet.dataset.lists import Pair as Pair
 from plainunet.dataset.lists import find_lists, read_listed, read_parts
 from plainunet.dataset.matching import (
-    Key,
     fit_all,
-    join_classes,
     join_objects,
     match_names,
     patterns_of,

@@ -278,6 +278,10 @@ _COPY = re.compile(
 )
 
 
+_AUGUST = re.compile(r"(?i)(.+?)[_-]aug[_-]?\d*")
+_MONTH = re.compile(r"(?i).+[_-](jan|feb|mar|apr|may|jun|jul|sep|oct|nov|dec)[a-z]*[_-]?\d*")
+
+
 def group_pairs(pairs: Sequence[Pair], pattern: str | None) -> list[Pair]:
     """Group pairs by a regular expression on the image's stem; without one, augmented copies.
 
@@ -286,13 +290,19 @@ def group_pairs(pairs: Sequence[Pair], pattern: str | None) -> list[Pair]:
     """
     if pattern is not None:
         return _match(pattern, pairs)
-    return [replace(each, group=_original(each)) for each in pairs]
+    stems = {each.group for each in pairs}
+    originals = {found[1] for stem in stems if (found := _AUGUST.fullmatch(stem))}
+    # a month, beside others; or copies of one image only, which does not exist
+    is_month = any(_MONTH.fullmatch(stem) for stem in stems) or (
+        len(originals) == 1 and not originals & stems
+    )
+    return [replace(each, group=_original(each, is_month=is_month)) for each in pairs]
 
 
-def _original(pair: Pair) -> str:
+def _original(pair: Pair, *, is_month: bool) -> str:
     """The group of the original of an augmented copy, whose copies may lie in several splits."""
     copy = _COPY.fullmatch(pair.group)
-    if copy is None:
+    if copy is None or (is_month and _AUGUST.fullmatch(pair.group)):
         return pair.group
     if pair.part is None:
         return copy[1]

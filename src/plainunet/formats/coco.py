@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
 from plainunet.errors import Error
 from plainunet.files import require_regular
+from plainunet.formats.legends import is_background
 from plainunet.formats.problems import first_five, require_decodable
 from plainunet.formats.sources import CocoImage
 
@@ -390,7 +391,7 @@ def _classes(
     used = {_whole(each.get("category_id")) for each in annotations if isinstance(each, dict)}
     if 0 in named and 0 not in used and named[0] in above:
         del named[0]
-    behind = {n for n, name in named.items() if name.strip("_").casefold() == "background"}
+    behind = {number for number, name in named.items() if is_background(name)}
     order = [number for number in sorted(named) if number not in behind]
     names = ("background", *(named[number] for number in order))
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -19,12 +19,12 @@ from PIL import Image, ImageDraw
 
 from plainunet.errors import Error
 from plainunet.files import require_regular
+from plainunet.formats.legends import is_background
 from plainunet.formats.problems import MOST_PIXELS, DataError, require_decodable
 from plainunet.formats.sources import Shapes
 
 _IGNORED = 255
 _MOST_CLASSES = 255
-_BACKGROUND = ("background", "_background_")
 _LINE = 10  # width of lines, as in labelme [pixels]
 _POINT = 5  # radius of points [pixels]
 _Point = tuple[float, float]
@@ -59,8 +59,8 @@ def class_names(files: Sequence[Path]) -> tuple[str, ...]:
     """The classes of files: background, then all labels, sorted or in the order of meta.json."""
     labels = {shape.label for file in files for shape in _open(file).shapes}
     listed = next(filter(None, map(_read_meta, files[0].parents[:4])), sorted(labels))
-    names = [name for name in listed if name not in (*_BACKGROUND, "__ignore__")]
-    missing = labels - {*names, *_BACKGROUND, "__ignore__"}
+    names = [name for name in listed if not is_background(name) and name != "__ignore__"]
+    missing = {each for each in labels if not is_background(each)} - {*names, "__ignore__"}
     if missing or len(names) >= _MOST_CLASSES:
         raise Error(
             f"{files[0]} and {len(files) - 1} more: meta.json does not list {sorted(missing)}."
@@ -89,7 +89,8 @@ def read_ids(source: Shapes) -> NDArray[np.uint8]:
     """Paint the shapes of an image: [H, W] uint8, 0 for background, 255 for ignored pixels."""
     content = _open(source.file)
     numbers = {name: number for number, name in enumerate(source.classes)}
-    numbers |= {**dict.fromkeys(_BACKGROUND, 0), "__ignore__": _IGNORED}
+    numbers |= {each.label: 0 for each in content.shapes if is_background(each.label)}
+    numbers["__ignore__"] = _IGNORED
     canvas = Image.new("L", (content.width, content.height))
     for number, shape in enumerate(content.shapes, 1):
         if shape.label not in numbers:
