@@ -16,6 +16,8 @@ from plainunet.doctor.fix import apply
 from plainunet.doctor.masks import Contents, check_contents, find_contents
 from plainunet.formats.problems import Change
 
+from ..folders import write_tiff
+
 IDS = np.tile(np.array([[0, 0, 1], [2, 1, 0]], np.uint8), (8, 8))
 BINARY = (IDS > 0).astype(np.uint8)
 WHITE = BINARY * np.uint8(255)
@@ -465,3 +467,23 @@ def test_a_class_that_training_never_sees(tmp_path: Path) -> None:
     findings = findings_of(tmp_path, [BINARY, BINARY, IDS, IDS], "ttvv")
     assert codes(findings) == {"class-not-in-training": ["2.png", "3.png"]}
     assert findings_of(tmp_path, [BINARY, IDS, BINARY, BINARY], "ttvv").found == []
+
+
+def test_a_stray_value_beside_pixels_of_no_class_is_left_out(tmp_path: Path) -> None:
+    """There is only one ignore index, which -1 has."""
+    random = np.random.default_rng(0)
+    for number in range(6):
+        mask = np.zeros((40, 48), np.int16)
+        mask[5:20, 5:30], mask[25:35, 10:40], mask[:, -4:] = 1, 2, -1
+        if number == 2:
+            mask[21:23, 5:9] = 7
+        image = random.integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+        write_tiff(tmp_path / "images" / f"{number}.tif", image)
+        write_tiff(tmp_path / "masks" / f"{number}.tif", mask)
+    (finding,) = (each for each in check(tmp_path).findings if each.code == "stray-value")
+    assert "--ignore" not in str(finding.fix)
+    write_valid(check(tmp_path))
+    again = check(tmp_path)
+    assert again.count("error") == 0
+    assert again.summary["pairs"] == 5
+    assert list(again.summary["shares"]) == ["class 0", "class 1", "class 2"]

@@ -208,6 +208,8 @@ def _add_faulty(
         # there is only one ignore index, so the unexpected value is replaced by it
         fix = change_of("values", faulty, (int(flags["ignore"]), void))
         flags = {}
+    elif problem.code == "stray-value" and "ignore" in flags and any(m.has_void for m in counts):
+        flags = {}  # -1 is the ignore index, which another would make a class
     elif problem.code == "transparent":
         masks = [each.path for each in counts]
         colors = {int(color) for found, _, _ in count_all_colors(masks) for color in found}
