@@ -422,7 +422,9 @@ def test_two_models_are_compared(command: Commands, trained: Trained, tmp_path: 
     assert result.returncode == 0, result.stderr
     assert "+0.0000 to +0.0000" in result.stdout
     assert len(list(out.glob("*.png"))) == 2
-    assert json.loads(scores.read_text())["scores"]["pooled"]["dice"]["difference"] == 0
+    found = json.loads(scores.read_text())
+    assert found["scores"]["pooled"]["dice"]["difference"] == 0
+    assert "protocol" in found  # by which the command knows its own files
     refused(command("compare", *models, trained.data, "--out", out), "is not empty")
 
 
@@ -585,7 +587,7 @@ def test_masks_are_read_by_the_imported_values(command: Commands, tmp_path: Path
         ("theirs.pth --out a.pth", ["a.pth", "must end in .safetensors"]),
         ("theirs.pth --out there.safetensors", ["there.safetensors already exists"]),
         ("theirs.pth --out a.safetensors --classes car", ["1 names", "2 classes"]),
-        ("theirs.pth --out a.safetensors --size 1 40", ["--size 1 40", "2 to 65535 pixels"]),
+        ("theirs.pth --out a.safetensors --size 1 40", ["--size 1 40", "2 to 16384 pixels"]),
         ("there.safetensors --out a.safetensors", ["there.safetensors", "damaged"]),
         ("theirs.pth", ["--out"]),
     ],
@@ -670,6 +672,18 @@ def test_a_checkpoint_is_not_overwritten_by_other_results(
     refused(command("evaluate", path, tmp_path, "--json", tmp_path / "folder.json"), "is a folder")
     refused(command("model", tmp_path), "is a folder")
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["evaluate a.safetensors", "compare a b", "crossval --out cv"])
+def test_annotations_are_not_overwritten_by_scores(
+    command: Commands, tmp_path: Path, verb: str
+) -> None:
+    path = tmp_path / "annotations.json"
+    path.write_text('{"images": [], "annotations": []}')
+    result = command(*verb.split(), tmp_path, "--json", path)
+    refused(result, r"annotations\.json: exists, and was not made by this command")
+    path.write_text('{"protocol": "of earlier scores"}')
+    assert "annotations.json" not in command(*verb.split(), tmp_path, "--json", path).stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")

@@ -118,6 +118,9 @@ def test_what_is_not_given_is_left_to_the_checkpoint() -> None:
             for budget in ("", "soon", "20 minutes", "-3m", "0s", 0, -1, float("inf"))
         ),
         (TrainConfig, {"size": (32, 32), "patch": (64, 64)}, "patch"),
+        # a checkpoint of it could not be read
+        (TrainConfig, {"size": (64, 16385)}, "size"),
+        (TrainConfig, {"patch": (16385, 64)}, "patch"),
         (TrainConfig, {"factor": 0.5}, "factor"),
         (TrainConfig, {"held_out": ("a",), "folds": 2}, "folds"),
         # only what has learnt is frozen

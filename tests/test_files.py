@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -165,6 +166,19 @@ def test_a_lock_is_exclusive_and_leaves_no_new_folder(tmp_path: Path) -> None:
     with lock_folder(tmp_path / "old"):
         pass
     assert (tmp_path / "old").is_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are others there")
+def test_a_file_system_without_locks_is_not_a_folder_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with pytest.raises(ValueError, match=r"lock.*No locks available") as raised:
+        lock_folder(tmp_path).__enter__()
+    assert "in use" not in str(raised.value)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

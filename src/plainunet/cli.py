@@ -211,7 +211,7 @@ def crossval(
     from plainunet.terminal.tables import show_cross_validation
     from plainunet.training.crossval import cross_validate
 
-    _require(json_file, ".json")
+    _require(json_file, ".json", '"protocol"')
     given = _given(settings)
     merged = _merged(given, config)
     with Screen() as screen:
@@ -441,7 +441,7 @@ def evaluate(
     from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_scores, show_tuning
 
-    _require(json_file, ".json")
+    _require(json_file, ".json", '"protocol"')
     _require(html, ".html", 'id="pictures-data"')
     given = folder.folder_arguments()
     where: dict[str, Any] = {"device": device, "precision": precision, "network": network}
@@ -503,7 +503,7 @@ def compare(
     from plainunet.terminal.screen import Screen
     from plainunet.terminal.tables import show_comparison
 
-    _require(json_file, ".json")
+    _require(json_file, ".json", '"protocol"')
     notes: list[str] = []
     with Screen() as screen:
         result = score(

@@ -171,6 +171,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 LossName = Literal["cross-entropy", "dice", "cross-entropy+dice", "focal", "lovasz", "boundary"]
 AugmentName = Literal["none", "flip", "mild", "light", "strong"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+LARGEST_SIDE = 2**14
+"""Maximum height or width of the network's input in training [pixels]."""
 
 
 def is_augment_file(augment: str) -> bool:
@@ -371,6 +373,13 @@ class TrainConfig(DataConfig, NetworkConfig):
             raise ValueError("write a duration as in 90s, 20m or 1h30m")
         hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return 3600.0 * hours + 60 * minutes + seconds
+
+    @field_validator("size", "patch")
+    @classmethod
+    def _limit_sides(cls, sides: tuple[int, int] | None) -> tuple[int, int] | None:
+        if sides and max(sides) > LARGEST_SIDE:
+            raise ValueError(f"each side must be at most {LARGEST_SIDE} pixels")
+        return sides
 
     @field_validator("patch", "factor")
     @classmethod

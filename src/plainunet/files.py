@@ -106,7 +106,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         ValueError: Another process, or another thread of this one, holds the lock, or the folder
-            is not writable.
+            is not writable, or its file system has no locks.
     """
     require_writable(folder)
     made = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
@@ -159,15 +159,24 @@ def _is_same(path: Path, file: TextIO) -> bool:
 
 
 def _lock(file: TextIO) -> bool:
-    """Lock an open file; returns False if another process holds the lock."""
+    """Lock an open file; returns False if another process holds the lock.
+
+    Raises:
+        ValueError: The file system has no locks.
+    """
     try:
         if sys.platform == "win32":
             file.seek(2**30)  # locked bytes cannot be read there
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:  # not flock, which forked processes inherit
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise Error(
+            f"{file.name}: cannot be locked ({error.strerror}). Choose a folder on a file system "
+            "with locks."
+        ) from error
     return True
 
 

@@ -164,6 +164,22 @@ def test_shapes_and_dtypes_are_kept(strength: str, channels: int, dtype: Any) ->
             assert (areas.shape, areas.dtype) == (shares.shape, np.uint8)
 
 
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_all_of_many_channels_move_together(strength: str, dtype: Any) -> None:
+    """More than OpenCV takes at once, in equal parts: `Compression` changes one of 3 channels."""
+    grey, shares = make_sample(33, 47)
+    image = np.repeat(grey[..., :1], 131, axis=2).astype(dtype)
+    for number in range(8):
+        augment = Augment(strength, elastic=2)
+        changed, areas = augment(image, shares, (0, 0, number))
+        assert (changed.shape, changed.dtype) == (image.shape, image.dtype)
+        assert (changed == changed[..., :1]).all()
+        few, same = augment(image[..., :4], shares, (0, 0, number))
+        assert (few == changed[..., :4]).all()
+        assert (same == areas).all()
+
+
 @pytest.mark.parametrize("strength", ["light", "strong"])
 def test_float_images_keep_their_range(strength: str) -> None:
     """Floats are in the images' own units, such as -1000..3000 of computed tomography."""

@@ -515,10 +515,12 @@ def test_class_names(
 def test_size_and_out(tmp_path: Path) -> None:
     path, existing = tmp_path / "a.pth", tmp_path / "existing.safetensors"
     torch.save(Milesial(depth=3).state_dict(), path)
-    refused(path, "--size 7 40", "8 to 65535", size=(7, 40))
-    refused(path, "--size 40 100000", "8 to 65535", size=(40, 100000))
+    refused(path, "--size 7 40", "8 to 16384", size=(7, 40))
+    refused(path, "--size 40 16385", "8 to 16384", size=(40, 16385))
     refused(path, "a.pt:", ".safetensors", out=tmp_path / "a.pt")
     existing.write_text("precious")
     refused(path, "existing.safetensors", out=existing)
     refused(path, "a.pth: ", "Not a directory", out=path / "out.safetensors")
     assert existing.read_text() == "precious"
+    import_checkpoint(path, tmp_path / "large.safetensors", size=(40, 16384))
+    assert load_checkpoint(tmp_path / "large.safetensors")[1].size == (40, 16384)

@@ -260,6 +260,12 @@ def test_validation_replaces_the_bar_of_the_epoch() -> None:
     assert "best" not in training[3][2]
 
 
+def test_names_of_stages_are_no_markup() -> None:
+    names = ["runs/[a]/best", "[/y]/best"]
+    drawn = frames([("stage", name, 3) for name in names], 80)
+    assert [frame[-1][:22].strip() for frame in drawn] == names
+
+
 @pytest.mark.parametrize("width", [30, 60, 80, 120])
 def test_nothing_is_wider_than_the_terminal(width: int) -> None:
     large = {"images_per_second": 12345.6, "memory": 1234 * GIB, "gpu_memory": 640 * GIB}

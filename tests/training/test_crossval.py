@@ -22,6 +22,7 @@ import plainunet
 from plainunet.config import TrainConfig
 from plainunet.dataset.split import read_split
 from plainunet.evaluation.folds import CrossValidation, Spread
+from plainunet.network.card import CheckpointError
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import StepDone
@@ -117,6 +118,7 @@ def test_the_test_split_is_scored_by_the_ensemble(done: Done, data: Path) -> Non
 def test_what_is_written(done: Done, data: Path) -> None:
     written = json.loads((done.out / "scores.json").read_text())
     assert written == json.loads(json.dumps(done.result.as_dict()))
+    assert "protocol" in written  # by which --json knows files of its own
     assert [each["checkpoint"] for each in written["folds"]] == [
         f"fold-{number}/best.safetensors" for number in range(3)
     ]
@@ -267,6 +269,13 @@ def test_folders_without_a_checkpoint(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir(exist_ok=True)
     with pytest.raises(ValueError, match=r"best\.safetensors"):
         Predictor.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"runs": []}', '{"runs": [1]}', '{"runs": 5}'])
+def test_a_damaged_list_of_runs_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "crossval.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"crossval\.json: damaged"):
+        Predictor.load(tmp_path)
 
 
 def test_one_model_is_wanted_where_there_are_several(done: Done) -> None:

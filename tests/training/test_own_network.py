@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from plainunet import Error, Predictor, TrainConfig, compare, evaluate
 from plainunet.__main__ import _run
 from plainunet.network.card import CheckpointError
+from plainunet.network.checkpoint import load_checkpoint, save_checkpoint
 from plainunet.network.own import make_own_network
 from plainunet.parts import Part, PartError, given_part
 from plainunet.settings import load_config
@@ -205,6 +206,20 @@ def test_an_input_may_be_changed_in_place_and_logits_be_doubles() -> None:
     logits.sum().backward()
     assert logits.dtype == torch.float32
     assert torch.equal(image, before)
+
+
+def test_tied_weights_are_saved_and_read(tmp_path: Path) -> None:
+    def tied(in_channels: int, num_classes: int) -> nn.Module:
+        twice = nn.Conv2d(4, 4, 3, padding=1)
+        return nn.Sequential(
+            nn.Conv2d(in_channels, 4, 1), twice, nn.GELU(), twice, nn.Conv2d(4, num_classes, 1)
+        )
+
+    network = make_own_network(given_part(tied), 3, 2).eval()
+    save_checkpoint(tmp_path / "a.safetensors", network, make_card(2))
+    read, _ = load_checkpoint(tmp_path / "a.safetensors", [given_part(tied)])
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(read(image), network(image))
 
 
 @pytest.mark.parametrize("settings", [{"optimizer": "muon", "ema": 0.5}, {}])

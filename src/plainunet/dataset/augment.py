@@ -190,12 +190,11 @@ class Augment:
         self, image: NDArray[Any], shares: NDArray[np.uint8], state: tuple[int, ...]
     ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """Augment an image [H, W, C] with its shares [H, W, K]; `state` seeds all choices."""
-        self._compose.set_random_seed(_seed(state))
         parts = [
             shares[..., first : first + _MOST_CHANNELS]
             for first in range(0, shares.shape[2], _MOST_CHANNELS)
         ]
-        result, moved = _apply(self._compose, image, parts)
+        result, moved = _apply_in_parts(self._compose, image, parts, _seed(state))
         # OpenCV drops an axis of one channel
         return result, moved[0] if len(moved) == 1 else np.dstack(moved)
 
@@ -235,8 +234,7 @@ class OwnAugment:
         """
         mask: NDArray[Any] = shares.argmax(axis=2).astype(np.uint8)
         mask[shares.sum(axis=2, dtype=np.int64) < 128] = IGNORED  # mostly void or padding
-        self._elastic.set_random_seed(_seed((*state, 1)))
-        image, (mask,) = _apply(self._elastic, image, [mask])
+        image, (mask,) = _apply_in_parts(self._elastic, image, [mask], _seed((*state, 1)))
         size, channels, dtype, before = mask.shape, image.shape[2], image.dtype, mask
         self._compose.set_random_seed(_seed(state))
         with running(f"--augment {self._part.name} failed"):
@@ -364,6 +362,22 @@ def _apply(
     low, span = _own_ranges(image)
     changed = compose(image=(image - low) / span, mask=first, masks=rest)
     return changed["image"] * span + low, [changed["mask"], *changed["masks"]]
+
+
+def _apply_in_parts(
+    compose: A.Compose, image: NDArray[Any], masks: Sequence[NDArray[Any]], seed: int
+) -> tuple[Any, list[Any]]:
+    """As `_apply`, of an image of any number of channels: a preset draws the same for each part.
+
+    Parts are of equal size: `Compression` would change one of 1 or 3 channels.
+    """
+    count = -(-image.shape[2] // _MOST_CHANNELS)
+    results = []
+    for part in np.array_split(image, count, axis=2):
+        compose.set_random_seed(seed)
+        result, moved = _apply(compose, part, masks)
+        results.append(result)
+    return results[0] if count == 1 else np.concatenate(results, axis=2), moved
 
 
 def _compose(strength: str, elastic: float, mask_interpolation: int) -> A.Compose:

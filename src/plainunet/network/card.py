@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
 from plainunet import __version__
-from plainunet.config import TTAName
+from plainunet.config import LARGEST_SIDE, TTAName
 from plainunet.errors import Error, wrong
 from plainunet.system import shorten
 
@@ -39,7 +39,7 @@ class CheckpointError(Error):
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Byte, Byte, Byte]
-_Side = Annotated[int, Field(ge=1, le=2**14)]
+_Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 _Value = Annotated[int, Field(ge=0, le=65535)]
 _Name = Annotated[str, Field(min_length=1, max_length=1000)]
 _Area = Annotated[int, Field(ge=0, le=2**31)]
@@ -178,7 +178,8 @@ def find_checkpoints(path: str | Path) -> list[Path]:
     folder of a cross-validation for those of all its runs; any other path stands for itself.
 
     Raises:
-        CheckpointError: The folder has no checkpoint, or its cross-validation is not complete.
+        CheckpointError: The folder has no checkpoint, or its cross-validation is not complete, or
+            the file that lists its runs is damaged.
     """
     path = Path(path)
     if not path.is_dir():
@@ -191,8 +192,7 @@ def find_checkpoints(path: str | Path) -> list[Path]:
             f"{path}: is a folder without {BEST_FILE} or {MODEL_FILES[0]}. Use a checkpoint or a "
             "run folder."
         )
-    record = json.loads((path / FOLDS_FILE).read_text(encoding="utf-8"))
-    found = [path / name / BEST_FILE for name in record["runs"]]
+    found = [path / name / BEST_FILE for name in _read_runs(path / FOLDS_FILE)]
     missing = [file for file in found if not file.is_file()]
     if missing or not (path / SCORES_FILE).is_file():
         where = f" ({missing[0]} is missing)" if missing else ""
@@ -201,6 +201,20 @@ def find_checkpoints(path: str | Path) -> list[Path]:
             "continue it."
         )
     return found
+
+
+def _read_runs(file: Path) -> list[str]:
+    """The names of the runs of a cross-validation."""
+    try:
+        runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        runs = None
+    if not isinstance(runs, list) or not runs or not all(isinstance(run, str) for run in runs):
+        raise CheckpointError(
+            f"{file}: damaged, or not the list of runs that plainunet crossval writes. Use "
+            f"the {BEST_FILE} of a run."
+        )
+    return runs
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -36,10 +36,22 @@ _EXPORTED = (".onnx", ".xml", ".pt2")
 
 def save_checkpoint(path: Path, network: Network, card: Card) -> None:
     """Write network and card as one file, whole or not at all."""
-    tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    tensors = _separate(network.state_dict())
     metadata = write_metadata(network.architecture, card, weights=_digest(tensors))
     with write_whole(path) as file:
         save_file(tensors, file, metadata={KEY: json.dumps(metadata)})
+
+
+def _separate(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights on the CPU, none in the memory of another: safetensors refuses tied weights."""
+    separate: dict[str, Tensor] = {}
+    taken = set()
+    for name, value in weights.items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if place in taken else tensor
+        taken.add(place)
+    return separate
 
 
 def load_unet(path: str | Path) -> tuple[UNet, Card]:

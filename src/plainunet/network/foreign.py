@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from plainunet.config import LARGEST_SIDE
 from plainunet.errors import Error
 from plainunet.files import require_writable
 from plainunet.network.blocks import Upsampling
@@ -24,9 +25,6 @@ from plainunet.network.card import Card, CheckpointError, versions
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.network.unet import MOST_CLASSES, UNet
 from plainunet.palette import default_colors, default_names
-
-LARGEST = 65535
-"""Maximum side of the input size [pixels]."""
 
 
 def import_checkpoint(
@@ -64,9 +62,9 @@ def import_checkpoint(
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     smallest = 2**network.depth
-    if size and not smallest <= min(size) <= max(size) <= LARGEST:
+    if size and not smallest <= min(size) <= max(size) <= LARGEST_SIDE:
         raise Error(
-            f"--size {size[0]} {size[1]}: each side must be {smallest} to {LARGEST} pixels."
+            f"--size {size[0]} {size[1]}: each side must be {smallest} to {LARGEST_SIDE} pixels."
         )
     card = Card(
         class_names=_name_classes(class_names, network.num_classes),

@@ -50,7 +50,11 @@ class Screen(Reporter):
         """Make the screen; the default console is standard output."""
         self._console = console or Terminal(highlight=False)
         self._bars = Progress(
-            TextColumn("{task.description}", table_column=Column(min_width=22, no_wrap=True)),
+            TextColumn(
+                "{task.description}",
+                markup=False,  # it may be a path
+                table_column=Column(min_width=22, no_wrap=True),
+            ),
             BarColumn(bar_width=None, table_column=Column(max_width=24)),
             _Numbers(table_column=Column(no_wrap=True)),
             console=self._console,
