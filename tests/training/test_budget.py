@@ -7,7 +7,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,7 +29,6 @@ from plainunet.training.run import Run, RunFolder
 from plainunet.training.state import read_state
 from plainunet.training.train import resume, train
 
-from ..folders import make_pair
 from .conftest import rows_of
 
 
@@ -140,18 +138,6 @@ def test_given_settings_are_kept(small_data: Path) -> None:
     assert all(32 <= side <= 64 for side in config.window)
     assert re.search(r"300 s \(2\d\d s ", lines[0])
     assert any(re.match(r"  depth: 3 \(.*\b48 pixels", line) for line in lines)
-
-
-@pytest.mark.usefixtures("fixed_speed")
-def test_five_levels_are_measured_for_several_classes(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    for number in range(4):
-        image = random.integers(0, 256, (200, 232, 3), dtype=np.uint8)
-        make_pair(tmp_path, str(number), image, image[..., 0] % 3)
-    config = TrainConfig(budget=3000.0)
-    split = SegmentationDataset.open(tmp_path).split(config)
-    assert fit_budget(config, {"budget"}, split, 1.0)[0].depth == 5
-    assert fit_budget(config, {"budget", "depth"}, split, 1.0)[0].depth == 4
 
 
 def test_settings_of_a_checkpoint_keep_their_reason(small_data: Path) -> None:

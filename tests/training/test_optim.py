@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
 from plainunet.network.unet import UNet
-from plainunet.training.optim import BLOCK, Muon, WeightAverage, make_optimizers, orthogonal
+from plainunet.training.optim import Muon, WeightAverage, make_optimizers, orthogonal
 
 
 def network(seed: int = 0) -> UNet:
@@ -86,19 +86,6 @@ def test_muon_equals_plain_computation(shape: tuple[int, ...], steps: int) -> No
         optimizer.step()
     expected = muon_by_hand(start, gradients, 0.03, 0.1)
     np.testing.assert_allclose(weight.detach().numpy(), expected, atol=2e-5)
-
-
-def test_muon_makes_wide_layers_orthogonal_in_blocks_of_rows() -> None:
-    random = np.random.default_rng(7)
-    start, gradient = random.normal(size=(2, BLOCK + 40, 20, 3, 3))
-    weight = nn.Parameter(torch.tensor(start, dtype=torch.float32))
-    weight.grad = torch.tensor(gradient, dtype=torch.float32)
-    Muon([weight], lr=0.03, weight_decay=0.1).step()
-    blocks = [
-        muon_by_hand(start[rows], [gradient[rows]], 0.03, 0.1)
-        for rows in (slice(BLOCK), slice(BLOCK, None))
-    ]
-    np.testing.assert_allclose(weight.detach().numpy(), np.concatenate(blocks), atol=2e-5)
 
 
 def test_muon_with_channels_last_and_without_gradient() -> None:

@@ -20,7 +20,6 @@ from plainunet.training.plan import (
     Fingerprint,
     Machine,
     Plan,
-    affords_five_levels,
     choose_growth,
     choose_size,
     count_passes,
@@ -281,37 +280,6 @@ def test_patches_are_not_wider_than_narrow_images() -> None:
 
 def test_one_small_image_does_not_decide_the_depth() -> None:
     assert values(CARS._replace(sizes=[*CARS.sizes, (30, 40)]))["depth"] == 4
-
-
-def test_five_levels_for_several_classes_if_there_is_time() -> None:
-    streets = STREETS._replace(shares=dict.fromkeys("abcdefgh", 0.125))
-    machine = LAPTOP._replace(deeper=LAPTOP._replace(pixel=4.6e-6, step=0.15))
-
-    def depth(seconds: float, **given: Any) -> int:
-        return int(make_plan(streets, machine, seconds, given)["depth"][0])
-
-    assert depth(9000) == 5
-    assert values(streets, 9000)["depth"] == 4  # nothing measured
-    # the optimiser would take most of the time
-    assert depth(300) == 4
-    # given settings are kept, and must fit
-    assert depth(9000, depth=4) == 4
-    assert depth(9000, size=(160, 208)) == 4  # the same optimiser for fewer pixels
-    assert depth(9000, growth=[{"until": 0.5, "scale": 0.1}]) == 4
-    assert depth(9000, patch=(256, 256)) == 4
-    made = make_plan(streets, machine, 9000, {})
-    # the plan counts the time of the deeper network
-    shallow = make_plan(streets, LAPTOP, 9000, {"size": made["size"][0]})
-    assert made["epochs"][0] < shallow["epochs"][0]
-
-
-def test_two_classes_or_small_images_do_not_gain_from_five_levels() -> None:
-    several = dict.fromkeys("abc", 1 / 3)
-    streets = STREETS._replace(shares=several)
-    assert affords_five_levels(streets, LAPTOP, 9000, {})
-    assert not affords_five_levels(STREETS, LAPTOP, 9000, {})
-    small = streets._replace(sizes=[(160, 480)] * 9)
-    assert not affords_five_levels(small, LAPTOP, 9000, {})
 
 
 def test_group_normalisation_of_patches_only_if_images_need_no_tiles() -> None:

@@ -38,7 +38,6 @@ from plainunet.training.plan import (
     OPTIMIZER,
     Fingerprint,
     Machine,
-    affords_five_levels,
     largest_side,
     make_plan,
     take_fingerprint,
@@ -51,9 +50,6 @@ _STEPS, _BATCH, _SIZE, _LONG = 3, 8, (128, 160), 2.0
 """Steps to time, their batch size, and height and width; no more steps after this time [s]."""
 _GPU_WIDTHS, _GPU_SIDE = (16, 32, 64), 1024
 """Base channels to time on a GPU, and the largest side of images for it."""
-_DEEPER_BASE = 16
-"""Base channels with five levels, on a CPU: of wider networks, the optimiser takes most of the
-time. On GPUs, which have wider ones, five levels were not tried."""
 _MOST_EPOCHS, _LEAST = 1000, 60.0
 """The default budget is cut to about this many epochs, but not below this time [s]."""
 _EVALUATED = 8
@@ -112,14 +108,6 @@ def fit_budget(
         read_image(pair.image)
         reading.append(time.perf_counter() - begun)
     machine = measure_machine(max(channels), coding.num_classes, config, given, own)
-    settings = {name: getattr(config, name) for name in given}
-    is_cpu = choose_device(config.device).type == "cpu"
-    if is_cpu and affords_five_levels(stats, machine, config.budget, settings):
-        base = settings.get("base_channels", _DEEPER_BASE)
-        five = config.model_copy(update={"depth": 5, "base_channels": base})
-        known = {*given, "base_channels"}
-        deeper = measure_machine(max(channels), coding.num_classes, five, known)
-        machine = machine._replace(deeper=deeper._replace(widths={base: 1.0}))
     # every image is read once for the cache, by two threads or more; held-out ones again at the end
     held_out = counts["val"]
     cached = 0 if isinstance(dataset, ShardedDataset) else len(dataset)
@@ -135,6 +123,7 @@ def fit_budget(
             + f". Set at least {math.ceil((config.budget - seconds) / (1 - _LEAST_SHARE)):d} s, or "
             "--epochs."
         )
+    settings = {name: getattr(config, name) for name in given}
     plan = make_plan(stats, machine, seconds, settings, taken)
     if "patch" in plan:  # the network sees every pixel of the held-out images at the end
         pixels = sum(height * width for height, width in dataset.sizes) / len(dataset)

@@ -14,9 +14,6 @@ from plainunet.network.own import Network
 
 MOMENTUM = 0.9
 """Nesterov momentum of sgd."""
-BLOCK = 128
-"""Output channels whose update Muon makes orthogonal together: of 512, a step takes a third of the
-time that it takes with all at once."""
 
 
 class Muon(Optimizer):
@@ -24,8 +21,7 @@ class Muon(Optimizer):
 
     A convolution's weight [out, in, h, w] is a matrix [out, h * w * in]. Jordan et al. 2024,
     "Muon: an optimizer for hidden layers in neural networks"; the factor that scales the update
-    to AdamW's, and the weight decay: Liu et al. 2025, arXiv 2502.16982, sec. 2.2. Wide layers are
-    made orthogonal in blocks of rows, as in Khaled et al. 2025, arXiv 2510.16981, but always.
+    to AdamW's, and the weight decay: Liu et al. 2025, arXiv 2502.16982, sec. 2.2.
     """
 
     def __init__(
@@ -51,7 +47,7 @@ class Muon(Optimizer):
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            blocks, spread = [], []
+            spread = []
             for weight in weights:
                 state = self.state[weight]
                 if "mean" not in state:
@@ -59,13 +55,12 @@ class Muon(Optimizer):
                 state["mean"].lerp_(weight.grad, 1 - momentum)
                 ahead = weight.grad.lerp(state["mean"], momentum)  # Nesterov
                 # channels last, as in memory; the order of columns does not matter
-                spread += ahead.movedim(1, -1).split(BLOCK)
-                blocks += weight.split(BLOCK)
+                spread.append(ahead.movedim(1, -1))
             updates = orthogonal([each.flatten(1) for each in spread])
-            for block, update, each in zip(blocks, updates, spread, strict=True):
+            for weight, update, each in zip(weights, updates, spread, strict=True):
                 scale = 0.2 * math.sqrt(max(update.shape))
-                block.mul_(1 - rate * group["weight_decay"])
-                block.sub_(update.view(each.shape).movedim(-1, 1), alpha=rate * scale)
+                weight.mul_(1 - rate * group["weight_decay"])
+                weight.sub_(update.view(each.shape).movedim(-1, 1), alpha=rate * scale)
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:

@@ -218,9 +218,6 @@ _EVERYWHERE, _LITTLE = 0.9, 0.75
 """Patches are used only if all classes appear in at least this fraction of an image's regions, or
 if the max. Dice is below this: whole images teach more with the same number of pixels."""
 _SMALLEST_PATCH, _LARGEST_PATCH = 96, 512
-_DEEP_SIDE, _DEEP_SHARE = 192, 0.1
-"""Five levels need images of at least this side, and so much time for whole ones that the optimiser
-takes at most this fraction of that of their pixels (docs/results.md, Ablations)."""
 _PATCHES = 2
 """Minimum width of an image, in patches of the size that the user set."""
 
@@ -237,7 +234,6 @@ class Machine(NamedTuple):
             optimiser and, on GPUs, starting kernels.
         widths: Base channels to choose from, and `pixel` relative to 16 base channels.
         large_batches: Whether more than 8 images are faster than 8, as on GPUs.
-        deeper: The same with five levels instead of four, if they were measured.
     """
 
     pixel: float
@@ -246,7 +242,6 @@ class Machine(NamedTuple):
     step: float = 0.0
     widths: Mapping[int, float] = WIDTHS
     large_batches: bool = False
-    deeper: "Machine | None" = None
 
 
 def choose_window(
@@ -493,9 +488,7 @@ def make_plan(
         plan[name] = value, reason
         return plan[name][0]
 
-    depth = decide("depth", *_choose_depth(stats, machine.deeper, seconds, given))
-    if depth == 5 and machine.deeper:
-        machine = machine.deeper
+    depth = decide("depth", *_choose_depth(stats))
     window = choose_window(stats, machine, seconds, given, 2 ** (depth + 1))
     if given.get("patch") or "patch" in window:
         decide("patch", *window["patch"])
@@ -553,31 +546,7 @@ def make_plan(
     return plan
 
 
-def affords_five_levels(
-    stats: Fingerprint, machine: Machine, seconds: float, given: Mapping[str, Any]
-) -> bool:
-    """Whether five levels are worth their time, which `machine` has: they see more context.
-
-    Several classes gain from that, if whole images are large enough, and if a step is mostly spent
-    on their pixels. If the speed of four levels does not allow it, that of five will not.
-    """
-    least = min(np.median(np.array(stats.sizes), axis=0))
-    if "depth" in given or len(stats.shares) <= 2 or least < _DEEP_SIDE:
-        return False
-    window = choose_window(stats, machine, seconds, given, 2**6)
-    if "size" not in window:
-        return False
-    height, width = given.get("size") or window["size"][0]
-    pixels: float = given.get("batch_size", _BATCH) * height * width * machine.pixel
-    smallest = min([1.0, *(dict(stage)["scale"] for stage in given.get("growth", ()))])
-    return min(height, width) * smallest >= 2**6 and machine.step < _DEEP_SHARE * pixels
-
-
-def _choose_depth(
-    stats: Fingerprint, deeper: Machine | None, seconds: float, given: Mapping[str, Any]
-) -> tuple[int, str]:
-    if deeper and affords_five_levels(stats, deeper, seconds, given):
-        return 5, "several classes, and there is time: more context than with 4 tells them apart"
+def _choose_depth(stats: Fingerprint) -> tuple[int, str]:
     least = min(np.median(np.array(stats.sizes), axis=0))
     depth = min(4, max(1, int(math.log2(max(4, least))) - 2))
     if depth == 4:
