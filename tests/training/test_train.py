@@ -122,7 +122,7 @@ def test_the_order_of_reports(finished: Finished) -> None:
         assert heard.calls[start + end] == ("advance", total)
 
 
-@pytest.mark.parametrize("left", ["best.safetensors", "config.toml", "last/state.pt"])
+@pytest.mark.parametrize("left", ["best.safetensors", "last/state.pt"])
 def test_a_folder_with_a_run_in_it_is_refused(
     finished: Finished, tiny: TrainConfig, tmp_path: Path, left: str
 ) -> None:
