@@ -14,11 +14,7 @@ from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, Files, Key
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.images import fitting_suffix
 from plainunet.formats.problems import Change, DataError, command, first_five
-from plainunet.formats.sources import (
-    ObjectFiles,
-    Source,
-    path_of,
-)
+from plainunet.formats.sources import ObjectFiles, Source, path_of
 from plainunet.reporter import Reporter, silent
 
 _FIX = (
@@ -46,7 +42,9 @@ def _each(
     named: object,
     moves: dict[Path, Change],
 ) -> Iterator[DataError]:
-    beside = _beside(partners, {*files.values()}) if keys else {}
+    if not keys:
+        return
+    beside = _beside(partners, {*files.values()})
     words = Counter(word for _, stem in chain(files, partners) for word in _words(stem))
     # affixes shared by all masks would make all names similar
     named_so = {(key[0], missing.owner_of(key)): key for key in others}

@@ -276,8 +276,6 @@ def shared_groups(pairs: Sequence[Pair]) -> list[str]:
 _COPY = re.compile(
     r"(?i)(.+?)(\.rf\.[0-9a-z]+|[_-](aug(mented)?|[hv]?flip|flipped|mirror(ed)?|rot(ated?)?)[_-]?\d*)+"
 )
-
-
 _AUGUST = re.compile(r"(?i)(.+?)[_-]aug[_-]?\d*")
 _MONTH = re.compile(r"(?i).+[_-](jan|feb|mar|apr|may|jun|jul|sep|oct|nov|dec)[a-z]*[_-]?\d*")
 
@@ -292,7 +290,7 @@ def group_pairs(pairs: Sequence[Pair], pattern: str | None) -> list[Pair]:
         return _match(pattern, pairs)
     stems = {each.group for each in pairs}
     originals = {found[1] for stem in stems if (found := _AUGUST.fullmatch(stem))}
-    # a month, beside others; or copies of one image only, which does not exist
+    # "aug" is August beside other months, or if it follows one beginning that is no image itself
     is_month = any(_MONTH.fullmatch(stem) for stem in stems) or (
         len(originals) == 1 and not originals & stems
     )

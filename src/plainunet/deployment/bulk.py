@@ -58,6 +58,7 @@ from plainunet.prediction.predict import (
 )
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.record import (
+    foreign,
     mask_key,
     require_made,
     require_own,
@@ -443,9 +444,7 @@ def _require_own_errors(path: Path) -> None:
     header = ",".join(_ERRORS).encode()
     with suppress(FileNotFoundError), path.open("rb") as file:
         if file.readline(2 * len(header)).rstrip() != header:
-            raise Error(
-                f"{path}: exists, but was not written by predict. Choose another output folder."
-            )
+            raise foreign(path)
 
 
 def _by_this_process(

@@ -57,11 +57,11 @@ def require_made(
     if not (out / RECORD).exists():
         for file in files:
             if file.exists():
-                raise _foreign(file)
+                raise foreign(file)
     named = written_outputs(out)
     for name, found in inside.items():
         if found and named is not None and name not in named:
-            raise _foreign(found)
+            raise foreign(found)
 
 
 def _first_file(places: Iterable[Path]) -> Path | None:
@@ -70,7 +70,8 @@ def _first_file(places: Iterable[Path]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _foreign(file: Path) -> Error:
+def foreign(file: Path) -> Error:
+    """The error for a file that predict did not write, and so must not replace."""
     return Error(f"{file}: exists, but was not written by predict. Choose another output folder.")
 
 
@@ -108,7 +109,7 @@ def require_own(mask: Path, key: str, overwrite: bool = False) -> None:
     """
     known = read_key(mask)
     if not known:
-        raise _foreign(mask)
+        raise foreign(mask)
     if not overwrite and key not in (known, known.partition(" ")[0]):
         raise Error(
             f"{mask}: exists, but was made from another image, by another model or with other "
