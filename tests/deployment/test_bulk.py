@@ -317,6 +317,8 @@ def test_masks_of_earlier_runs_are_no_images(model: Path, images: Path, tmp_path
     # images that only look like those of an output, below which the images lie
     predict(model, tmp_path, [images], shard="1/1")
     assert listed(tmp_path) == 7
+    with pytest.raises(ValueError, match="is the output folder"):
+        listed(images)
 
 
 def test_a_link_to_the_output_folder_is_not_searched(images: Path, tmp_path: Path) -> None:

@@ -733,6 +733,11 @@ def test_a_full_disk_is_told(checkpoints: dict[str, Path], small_disk: Path) -> 
             answer = server.post(path, content=content, **KNOWN)
             assert (answer.status_code, answer.json()["code"]) == (503, "no-space")
         assert server.post("/v1/predict", content=PNG, **KNOWN).status_code == 200
+        found = os.statvfs(small_disk)
+        files = f"remount,nr_inodes={found.f_files - found.f_ffree}"  # not even a folder is left
+        subprocess.run(["mount", "-o", files, small_disk], check=True)
+        answer = server.post("/v1/predict", content=PNG, **KNOWN)
+        assert (answer.status_code, answer.json()["code"]) == (503, "no-space")
 
 
 @pytest.mark.slow

@@ -399,6 +399,19 @@ def test_other_settings_do_not_continue(done: Done, data: Path, config: TrainCon
             cross_validate(data, done.out, config.model_copy(update=changed))
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"data": 1}', "[" * 100_000])
+def test_a_damaged_record_does_not_continue(
+    done: Done, data: Path, config: TrainConfig, tmp_path: Path, text: str
+) -> None:
+    out = tmp_path / "cv"
+    (out / "fold-0" / "last").mkdir(parents=True)
+    shutil.copytree(done.out / "fold-0" / "last", out / "fold-0" / "last", dirs_exist_ok=True)
+    (out / "crossval.json").write_text(text)
+    with pytest.raises(ValueError, match=r"crossval\.json: damaged.*--out"):
+        cross_validate(data, out, config)
+    assert (out / "crossval.json").read_text() == text
+
+
 @pytest.mark.parametrize(
     ("given", "settings", "words"),
     [

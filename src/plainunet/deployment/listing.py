@@ -223,6 +223,8 @@ def _expand_folder(folder: Path, out: Path) -> Iterator[str]:
         for image in images:
             found = True
             yield from map(_absolute, open_slices([image]))
+    if not found and own == folder.resolve():
+        raise Error(f"{folder}: is the output folder itself. Choose another --out.")
     if not found:
         raise Error(f"{folder}: holds no images. Check the path.")
 

@@ -270,7 +270,10 @@ class Service:
     @asynccontextmanager
     async def request_folder(self) -> AsyncIterator[Path]:
         """Make a folder that is removed at the end of the block."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            folder = Path(tempfile.mkdtemp(dir=self.folder))
+        except OSError as error:
+            raise no_space(error) from None
         try:
             yield folder
         finally:

@@ -34,11 +34,10 @@ from plainunet.evaluation.charts import (
 from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.metrics import logged_metrics, metric_labels
 from plainunet.evaluation.statistics import FEW
-from plainunet.formats.images import to_unit
 from plainunet.network.card import Card, versions
 from plainunet.network.own import OwnNetwork
 from plainunet.page import NOTHING, data_url, interval, number, plural, render, save_page, score
-from plainunet.prediction.drawing import Colors, as_rgb
+from plainunet.prediction.drawing import Colors, reduced_rgb
 from plainunet.prediction.predictor import Predictor
 
 WORST, MEDIAN = 12, 6
@@ -78,8 +77,8 @@ class Shown(NamedTuple):
 
     number: int
     """Index among the images of the result."""
-    image: NDArray[Any]
-    """[H, W, C], integers or floats, as stored."""
+    image: NDArray[np.uint8]
+    """[H, W, 3] uint8, RGB."""
     truth: NDArray[np.uint8]
     """[H, W] uint8, class ids; 255 is ignored."""
     prediction: NDArray[np.uint8]
@@ -117,23 +116,14 @@ def show(index: int, why: str, seen: PredictedImage) -> Shown:
     """Keep an image and its masks for a report, downscaled to at most `_SIDE` pixels."""
     height, width = seen.truth.shape
     size = fit_size((height, width), (_SIDE, _SIDE))
+    image = resize(reduced_rgb(seen.image, max(size)), size)
     if size == (height, width):
-        return Shown(index, _resizable(seen.image), seen.truth, seen.prediction, why)
+        return Shown(index, image, seen.truth, seen.prediction, why)
     truth, prediction = (
         np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
         for mask in (seen.truth, seen.prediction)
     )
-    image = seen.image if seen.image.dtype == np.uint8 else seen.image.astype(np.float32)
-    return Shown(index, resize(image, size), truth, prediction, why)
-
-
-def _resizable(image: NDArray[Any]) -> NDArray[Any]:
-    """Convert an image to a dtype that OpenCV resizes and `as_rgb` draws equally bright."""
-    if image.dtype in (np.uint8, np.uint16, np.float32):
-        return image
-    if image.dtype.kind in "fi":
-        return image.astype(np.float32)
-    return np.round(to_unit(image) * np.iinfo(np.uint16).max).astype(np.uint16)
+    return Shown(index, image, truth, prediction, why)
 
 
 def write_report(
@@ -541,8 +531,7 @@ def draw_panels(shown: Shown, colors: Colors, side: int) -> dict[str, NDArray[np
         )
     height, width = shown.truth.shape
     size = fit_size((height, width), (side, side))
-    # downscale before stretching to 8 bits, which is less work
-    image = as_rgb(resize(shown.image, size))
+    image = resize(shown.image, size)
     table = np.full((256, 3), _VOID, np.uint8)
     table[: len(colors)] = colors
     valid = shown.truth < len(colors)

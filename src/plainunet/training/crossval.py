@@ -243,13 +243,28 @@ class _Plan:
             if others:
                 raise Error(f"{others[0]}: exists already. Choose another --out.")
         elif self._has_begun():
-            known = json.loads(self.record.read_text(encoding="utf-8"))
+            known = self._read_record()
             self._require_same(known)
             if self.parts.augment and (file := self.runs[0].folder.augment).is_file():
                 require_same(self.parts.augment, file)
             if known["seeds"] != list(self.seeds):  # the scores are not those of all runs
                 (self.out / SCORES_FILE).unlink(missing_ok=True)
         write_json(self.record, self.content())
+
+    def _read_record(self) -> dict[str, Any]:
+        try:
+            known = json.loads(self.record.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            known = None
+        kinds = {"data": str, "folds": int, "seeds": list, "settings": dict}
+        if not isinstance(known, dict) or not all(
+            isinstance(known.get(name), kind) for name, kind in kinds.items()
+        ):
+            raise Error(
+                f"{self.record}: damaged, or not the record that plainunet crossval writes. "
+                "Restore it, or choose another --out."
+            )
+        return known
 
     def _has_begun(self) -> bool:
         return any(run.folder.state.is_file() for run in self.runs)

@@ -121,7 +121,7 @@ class Trainer:
             is_over = self._schedule.is_over(state.epoch + 1)
             if run.end is not None and is_over and (scores is None or not self._is_full(size)):
                 # no time left to validate the last weights, but the learning rate has annealed
-                self._save_best(state.average.network if state.average else state.network)
+                self._keep_last()
             state.seconds = before + time.perf_counter() - begun
             row = self._log(size, scores)
             state.is_over = is_over and run.end is not None  # without a budget, epochs tell
@@ -132,7 +132,7 @@ class Trainer:
                 run.reporter.note("stopped early by the reporter")
                 is_over = True
                 if state.best < 0:  # not validated at full size so far
-                    self._save_best(state.average.network if state.average else state.network)
+                    self._keep_last()
         if run.processes.is_first:
             self._draw_curves()
 
@@ -244,6 +244,11 @@ class Trainer:
     def _is_full(self, size: tuple[int, int]) -> bool:
         """Whether this is the full size, not an earlier stage of progressive resizing."""
         return size == self._run.config.window
+
+    def _keep_last(self) -> None:
+        """Save the last weights as the best, without scores."""
+        state = self.state
+        self._save_best(state.average.network if state.average else state.network)
 
     def _save_best(self, network: Network, scores: dict[str, Any] | None = None) -> None:
         if self._run.processes.is_first:
