@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 from plainunet import reporter
@@ -74,7 +74,7 @@ def _with_own_names(tokens: list[str]) -> list[str]:
     """Translate other tools' flags, underscores, and `--size 256`, which means a square."""
     own = {f"--{other}": f"--{flag}" for flag, names in _ALIASES.items() for other in names.split()}
     named: list[str] = []
-    for token, following in zip(tokens, [*tokens[1:], "-"], strict=True):
+    for token, following in zip_longest(tokens, tokens[1:], fillvalue="-"):
         flag, *value = token.split("=", 1) if token.startswith("--") else [token]
         flag = flag.replace("_", "-") if token.startswith("--") else flag
         if flag in ("--amp", "--mixed-precision") and not value and following.startswith("-"):
@@ -158,9 +158,8 @@ def _terminate(number: int, frame: object) -> None:
 
 def _run() -> int:
     """Run the command line; returns the exit code."""
-    from cyclopts import CycloptsError, CycloptsPanel, UnknownOptionError
+    from cyclopts import CycloptsError, UnknownOptionError
     from pydantic import ValidationError
-    from rich.console import Console
 
     from plainunet.cli import app
     from plainunet.config import TrainConfig, explain
@@ -182,12 +181,13 @@ def _run() -> int:
     except CycloptsError as error:
         if isinstance(error.__cause__, ValidationError):
             _complain(explain(error.__cause__, TrainConfig))
-        elif isinstance(error, UnknownOptionError):
+            return 2
+        usage = _usage((error.command_chain or ["--help"])[-1], error.target)
+        if isinstance(error, UnknownOptionError):
             known = [name for each in error.argument_collection for name in each.names]
-            usage = _usage((error.command_chain or [""])[-1], error.target)
             _complain(_unknown(error.token.keyword or error.token.value, known, usage))
         else:
-            Console(stderr=True).print(CycloptsPanel(error))
+            _complain(f"{' '.join(str(error).split())} Usage: {usage}")
         return 2
     except Exception as error:
         if interrupt := _find_interrupt(error):

@@ -254,6 +254,15 @@ def test_unknown_ids_are_errors(value: int, ids: type[np.integer[Any]]) -> None:
         confusion_matrix(fine, np.array([0, 1, 255], ids), 3)
 
 
+def test_probabilities_are_no_class_ids() -> None:
+    ids = np.array([0, 1, 1], np.uint8)
+    for odd in (np.array([0.2, 0.9, np.nan]), np.array([0, 1, 1], np.float32)):
+        for name, pair in (("truth", (odd, ids)), ("prediction", (ids, odd))):
+            with pytest.raises(ValueError, match=f"{name} .*float"):
+                confusion_matrix(*pair, 2)
+    assert confusion_matrix(ids > 0, ids, 2).tolist() == [[1, 0], [0, 2]]
+
+
 def test_masks_and_names_that_do_not_fit_are_errors() -> None:
     with pytest.raises(ValueError, match=r"\[4, 6\].*\[6, 4\]"):
         confusion_matrix(np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8), 2)

@@ -176,3 +176,10 @@ def test_commands_can_be_pasted(tmp_path: Path, name: bytes) -> None:
     line.encode("ascii")
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
     assert done.stdout == "content"
+
+
+def test_paths_are_no_flags(tmp_path: Path) -> None:
+    (tmp_path / "-n a").write_text("content")
+    line = command("cat", "-n", Path("-n a"))
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.split() == [b"1", b"content"]

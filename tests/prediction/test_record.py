@@ -59,11 +59,13 @@ def test_only_masks_of_the_same_model_are_accepted(tmp_path: Path, other: dict[s
         require_same(tmp_path, predictor(**other).digest())
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}"])
-def test_a_record_without_a_digest_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"classes": 3}'])
+def test_a_file_named_like_a_record_is_of_others(tmp_path: Path, content: str) -> None:
     (tmp_path / RECORD).write_text(content)
-    with pytest.raises(ValueError, match="--overwrite"):
+    with pytest.raises(ValueError, match="not written by predict"):
         require_same(tmp_path, predictor().digest())
+    with pytest.raises(ValueError, match="not written by predict"):
+        require_made(tmp_path, [])  # with --overwrite too
 
 
 @pytest.mark.parametrize("name", ["m.png", "m.tif"])

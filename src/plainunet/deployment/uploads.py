@@ -209,7 +209,9 @@ def _read_json(body: bytes, most: int) -> list[tuple[str, bytes]]:
         raise _too_many(most)
     if not isinstance(given, list) or not given:
         raise RefusedError(
-            422, "no-file", f'Send {{"file": BASE64}}, or "files", a list of 1 to {most} of these.'
+            422,
+            "no-file",
+            f'Send {{"file": BASE64}}, or "files", a list of at most {most} of these.',
         )
     files = []
     for each in given:

@@ -36,6 +36,7 @@ from plainunet.evaluation.scores import AGGREGATES, Aggregate
 from plainunet.evaluation.statistics import LEVEL, Bootstrap, json_interval
 from plainunet.files import write_whole
 from plainunet.formats.sources import path_of, stem_of
+from plainunet.page import plural
 from plainunet.parts import parts_of
 from plainunet.prediction.drawing import draw_comparison, write_rgb
 from plainunet.prediction.predictor import Predictor
@@ -231,7 +232,9 @@ def _open_common(
         if "all" in (name, other):  # it was trained on another folder, or it is not known on what
             known, unknown = paths if other == "all" else paths[::-1]
             those, caveat = str(known), f"; which of them {unknown} was trained on is not known"
-        reporter.note(f"only the {len(common)} images held out from {those} are compared{caveat}")
+        reporter.note(
+            f"only {plural(len(common), 'image')} held out from {those} are compared{caveat}"
+        )
     return [common, replace(common, coding=second.coding)], name
 
 

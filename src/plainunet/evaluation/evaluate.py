@@ -226,6 +226,10 @@ def open_dataset(
     pairs, split = _choose_split(pairs, data, checkpoint, card, split, reporter)
     shapes = check_pairs(pairs)
     coding = match_classes(card, [pair.mask for pair in pairs], known)
+    if isinstance(coding, Instances) and split == "all":  # often another folder
+        reporter.note(
+            "note: masks are read as numbered objects, as in training: all but 0 is foreground"
+        )
     return SegmentationDataset(data, pairs, coding, card.class_names, shapes), split
 
 

@@ -96,6 +96,8 @@ def confusion_matrix(
 
 def _as_bytes(ids: NDArray[np.integer[Any]], name: str, num_classes: int) -> NDArray[np.uint8]:
     """Flatten ids to [n] uint8, without a copy if they are uint8."""
+    if ids.dtype.kind not in "bui":
+        raise Error(f"The {name} holds {ids.dtype} values; expected class ids, which are integers.")
     flat = ids.reshape(-1)
     if flat.dtype != np.uint8 and flat.size:
         for value in (int(flat.min()), int(flat.max())):

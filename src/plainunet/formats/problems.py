@@ -6,7 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from plainunet.errors import Error
@@ -90,11 +90,16 @@ def as_problem(error: Exception, *files: Source) -> DataError:
 
 
 def command(*words: object) -> str:
-    """Quote a command for bash, zsh and cmd.
+    """Quote a command for bash, zsh and cmd; paths that begin with a dash get a "./".
 
     Names that are not UTF-8, or have characters special in double quotes, need a POSIX shell.
     """
-    return " ".join(_quote(str(word)) for word in words)
+    return " ".join(_quote(_as_argument(word)) for word in words)
+
+
+def _as_argument(word: object) -> str:
+    is_flag = isinstance(word, PurePath) and str(word).startswith("-")
+    return f".{os.sep}{word}" if is_flag else str(word)
 
 
 def _quote(word: str) -> str:

@@ -17,6 +17,7 @@ from plainunet.config import BackendName, CardOptions, Precision
 from plainunet.errors import Error, require_choice, require_types, take_path, wrong
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import read_reduced, take_image
+from plainunet.formats.problems import command
 from plainunet.formats.sources import ImageSource
 from plainunet.formats.windows import ArrayWindows, Windows, as_windows
 from plainunet.network.card import Card, find_checkpoints
@@ -287,7 +288,7 @@ class Predictor:
         if not self._is_convertible():
             raise UnusableError(
                 f"{path}: --backend openvino needs one network with a fixed input size on a CPU. "
-                f"Run: plainunet export {path} --to openvino --out model.xml"
+                f"Run: {command('plainunet', 'export', path, '--to', 'openvino')} --out model.xml"
             )
         from plainunet.prediction.acceleration import convert
 
@@ -616,8 +617,8 @@ def load_model(
         )
     if backend == "onnxruntime":
         raise UnusableError(
-            f"{path}: {backend} runs exported files. Run: plainunet export {path} --to onnx "
-            "--out model.onnx"
+            f"{path}: {backend} runs exported files. Run: "
+            f"{command('plainunet', 'export', path, '--to', 'onnx')} --out model.onnx"
         )
     try:
         from plainunet.network.blocks import fold_batch_normalisation

@@ -24,6 +24,7 @@ _PIECE = 2**14  # bytes
 def require_same(out: Path, digest: str, min_area: int | None = None) -> None:
     """Refuse a folder whose record is of another model or settings; see also `write_record`."""
     record = _read(out / RECORD)
+    _require_record(out)
     if (out / RECORD).exists() and record.get("digest") != digest:
         raise Error(
             f"{out}: contains masks of another model or of other settings. Choose another output "
@@ -35,6 +36,12 @@ def require_same(out: Path, digest: str, min_area: int | None = None) -> None:
             f"{out / 'gpkg'}: contains polygons of --min-area {before}, not {min_area}. Choose "
             "another output folder, or pass --overwrite."
         )
+
+
+def _require_record(out: Path) -> None:
+    """Refuse a file of the record's name that is none."""
+    if (out / RECORD).exists() and "digest" not in _read(out / RECORD):
+        raise foreign(out / RECORD)
 
 
 def holds_masks(folder: Path, top: Path) -> bool:
@@ -52,6 +59,7 @@ def require_made(
     These are `files` in a folder without a record, and of `outputs` those that the record does not
     name: their lists, and any file in their folders, so that all files there are predict's later.
     """
+    _require_record(out)
     # looked for before the record is read, which a process that starts now writes before any output
     inside = {name: _first_file(places) for name, places in (outputs or {}).items()}
     if not (out / RECORD).exists():

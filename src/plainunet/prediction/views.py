@@ -93,8 +93,9 @@ class View:
             return
         raise DataError(
             f"too large for this model: {height} x {width} pixels at its scale need about "
-            f"{needed / 2**30:.1f} GiB, and {self._memory / 2**30:.1f} GiB may be used. With group "
-            "or instance normalisation an image is not tiled. Crop it, or set --memory higher.",
+            f"{needed / 2**20:,.0f} MiB, and {self._memory / 2**20:,.0f} MiB may be used. With "
+            "group or instance normalisation an image is not tiled. Crop it, or set --memory "
+            "higher.",
             "too-large",
         )
 

@@ -260,8 +260,9 @@ def _plan(
     """Open the data and complete the settings; returns both and the lines of the plan."""
     if folder.best.exists() or folder.state.exists():
         raise Error(
-            f"{folder.path}: contains a run already. Resume it with 'plainunet train --resume "
-            f"{folder.path}', or choose another --out."
+            f"{folder.path}: contains a run already. Resume it with "
+            f"'{command('plainunet', 'train', '--resume', folder.path)}', or "
+            "choose another --out."
         )
     if folder.config.exists():
         raise Error(
