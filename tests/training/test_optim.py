@@ -47,26 +47,27 @@ def test_orthogonal_of_a_matrix_is_independent_of_the_others() -> None:
 
 
 def test_orthogonal_of_nearly_low_rank() -> None:
-    """As gradients are: few singular values are large, and none may grow without bound."""
+    """As gradients are: few singular values are large; none grows without bound, noise stays."""
     generator = torch.Generator().manual_seed(6)
     left, right = (torch.linalg.qr(torch.randn(n, 48, generator=generator))[0] for n in (48, 160))
     values = torch.logspace(0, -6, 48)
     result = torch.linalg.svdvals(orthogonal([left @ values.diag() @ right.T])[0])
     assert result.max() < 1.3
-    assert (result > 0.6).sum() >= 20
+    assert (result > 0.6).sum() >= 12
+    assert result[24:].max() < 0.1
 
 
 def muon_by_hand(
     weight: np.ndarray, gradients: list[np.ndarray], rate: float, decay: float
 ) -> np.ndarray:
-    """Muon as in the two papers, in float64."""
+    """Muon as in the two papers, in float64, but for the norm and the number of steps."""
     mean = np.zeros_like(weight)
     for gradient in gradients:
         mean = 0.95 * mean + 0.05 * gradient
         x = (0.95 * mean + 0.05 * gradient).reshape(len(weight), -1)
         larger = max(x.shape)
-        x = x / (np.sqrt((x**2).sum()) + 1e-7)
-        for _ in range(5):
+        x = x / ((np.linalg.svd(x, compute_uv=False) ** 4).sum() ** 0.25 + 1e-7)
+        for _ in range(3):
             # (a x x' x) is the same for wide and tall matrices
             x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
         weight = weight * (1 - rate * decay)

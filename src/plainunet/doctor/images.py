@@ -158,7 +158,9 @@ def _add_size_mismatch(pair: Pair, image: ImageFacts, mask: MaskCounts, findings
     message = str(size_problem(pair, (height, width), mask.size))
     fix: Change | str = ""
     tall, wide = mask.size[0] * width, mask.size[1] * height
-    if abs(tall - wide) <= _SKEWED * tall:  # else it is cropped
+    off = sorted((abs(mask.size[0] - height), abs(mask.size[1] - width)))
+    # else it is cropped: resizing one side alone would shift its labels
+    if abs(tall - wide) <= _SKEWED * tall and (off[0] > 0 or off[1] == 1):
         fix = change_of("resize", [pair.mask], width, height)
     if isinstance(pair.mask, Path) and mask.size == (width, height):
         *_, orientation = stored_shape(pair.image)
