@@ -315,6 +315,8 @@ class _Store:
             cache_folder().mkdir(parents=True, exist_ok=True)
             base = sqlite3.connect(cache_folder() / _FILE, timeout=5, check_same_thread=False)
             try:
+                # waiting for the disk would protect from power cuts only: then it is read anew
+                base.execute("PRAGMA synchronous = OFF")
                 base.execute("CREATE TABLE IF NOT EXISTS facts (key TEXT UNIQUE, found TEXT)")
             except sqlite3.DatabaseError as error:
                 base.close()
