@@ -377,6 +377,22 @@ def test_a_stop_tells_how_to_continue(
     assert caught.value.code == 130
 
 
+def test_a_stop_after_the_last_run_tells_how_to_continue(
+    done: Done, data: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    class Stopping(Recorder):
+        def stage(self, name: str, total: int) -> None:
+            if name == "writing the report":
+                raise KeyboardInterrupt
+
+    out = tmp_path / "cv"
+    shutil.copytree(done.out, out)
+    with pytest.raises(KeyboardInterrupt, match="same command"):
+        cross_validate(data, out, config, reporter=Stopping())
+    cross_validate(data, out, config)
+    assert_same_result(out, done.out)
+
+
 def test_two_processes_share_every_run(data: Path, tmp_path: Path) -> None:
     words = ["--out", tmp_path / "cv", "--folds", "2", "--device", "cpu", *FLAGS.split()]
     shown, silence = (each.end() for each in fork_two(fork_command, "crossval", data, *words))

@@ -126,8 +126,13 @@ def _run(plan: "_Plan", reporter: Reporter) -> CrossValidation:
                 _train(plan, run, _Progress(reporter, plan, run))
                 if processes.is_first:
                     _require_same_data(plan, run)
-        with join_processes(plan.config.device) as processes:
-            return processes.first_decides(lambda: _finish(plan, reporter))
+        try:
+            with join_processes(plan.config.device) as processes:
+                return processes.first_decides(lambda: _finish(plan, reporter))
+        except KeyboardInterrupt as error:
+            if not error.args:
+                error.args = ("all runs are finished. To continue, run the same command again.",)
+            raise
 
 
 @dataclass(frozen=True)
