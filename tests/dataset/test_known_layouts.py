@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,7 +25,7 @@ from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import files_of, parse_source, path_of
 from plainunet.reporter import Collected
 
-from ..folders import Row, rows, save, touch
+from ..folders import Row, rows, save, touch, write_tiff
 
 SIZE = (24, 32)
 Draw = Callable[[Path], None]
@@ -439,6 +440,75 @@ def test_drive_as_it_is_packed(tmp_path: Path) -> None:
         ("21_manual1.gif", "train"),
         ("22_manual1.gif", "train"),
     ]
+
+
+@pytest.mark.parametrize("top", ["", "DRIVE/"])
+def test_masks_of_the_training_images_alone_are_asked_about(tmp_path: Path, top: str) -> None:
+    for part, numbers in (("training", (21, 22)), ("test", (1, 2))):
+        for n in numbers:
+            image(tmp_path / f"{top}{part}/images/{n:02}_{part}.tif")
+            mask(tmp_path / f"{top}{part}/mask/{n:02}_{part}_mask.gif")
+            if part == "training":
+                mask(tmp_path / f"{top}{part}/1st_manual/{n:02}_manual1.gif")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert str(raised.value).endswith("--masks 1st_manual")
+    found = pairs_of(tmp_path, masks="1st_manual")
+    assert [Path(row[1]).name for row in found] == ["21_manual1.gif", "22_manual1.gif"]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("Image", "GT_Edge GT_Instance GT_Object"),
+        ("images", "edge_masks object_masks"),
+        ("images", "fov_labels visible_labels"),
+        ("images", "masks object_masks"),
+        ("frames", "borders objects"),
+        ("frames", "labels_outline labels"),
+    ],
+)
+@pytest.mark.parametrize("part", ["", "Train/"])
+def test_a_name_that_may_mean_the_masks_is_asked_about(
+    tmp_path: Path, images: str, masks: str, part: str
+) -> None:
+    for n in range(3):
+        image(tmp_path / f"{part}{images}/{n}.jpg")
+        for name in masks.split():
+            mask(tmp_path / f"{part}{name}/{n}.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == "which-folder"
+    assert all(name in str(raised.value) for name in masks.split())
+
+
+def test_an_ending_that_may_mean_the_mask_is_asked_about(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"{n}.jpg")
+        for end in ("object_gt", "edge_gt"):
+            mask(tmp_path / f"{n}_{end}.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    patterns = ["*.jpg:*_edge_gt.png", "*.jpg:*_object_gt.png"]
+    assert [flags["pairs"] for flags in raised.value.choices.values()] == patterns
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "others"),
+    [
+        ("images", "Semantic_masks", "Instance_masks"),
+        ("frames", "semantic", "instance semantic_rgb"),
+        ("images", "labels", "labels_visualization labelsColor labels-overlay labels_vis"),
+    ],
+)
+def test_renderings_and_objects_are_no_rivals(
+    tmp_path: Path, images: str, masks: str, others: str
+) -> None:
+    for n in range(3):
+        image(tmp_path / f"{images}/{n}.jpg")
+        for name in (masks, *others.split()):
+            mask(tmp_path / f"{name}/{n}.png")
+    assert {Path(row[1]).parts[0] for row in pairs_of(tmp_path)} == {masks}
 
 
 def test_two_opinions_next_to_the_images_are_asked_about(tmp_path: Path) -> None:
@@ -936,3 +1006,138 @@ def test_unsupported_annotations_are_noted(tmp_path: Path, name: str) -> None:
     with pytest.raises((FileNotFoundError, DataError)):
         find_pairs(tmp_path, reporter=heard)
     assert any(name.split()[0] in note for note in heard.notes)
+
+
+@pytest.mark.parametrize("images", ["images", "blurred_image"])
+@pytest.mark.parametrize("deeper", ["train", "validation"])
+def test_a_split_may_be_one_folder_deeper(tmp_path: Path, images: str, deeper: str) -> None:
+    for part in ("train", "validation"):
+        top = f"{part}/ulm" if part == deeper else part
+        draw_pairs(tmp_path, *each(f"{top}/{images}/{{n}}.png", f"{top}/mask/{{n}}.png", {part: 2}))
+    found = pairs_of(tmp_path)
+    assert [row[3] for row in found] == ["train"] * 2 + ["val"] * 2
+    assert all(Path(row[0]).parts[:-2] == Path(row[1]).parts[:-2] for row in found)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_split_of_unknown_folders_is_reported(tmp_path: Path, part: str) -> None:
+    draw_pairs(
+        tmp_path,
+        *each("train/images/{n}.png", "train/masks/{n}.png", {"": 2}),
+        *each(f"{part}/ulm/a/{{n}}.png", f"{part}/ulm/b/{{n}}.png", {"": 2}),
+    )
+    heard = Collected()
+    assert len(find_pairs(tmp_path, reporter=heard)) == 2
+    problems = [str(problem) for problem in heard.problems]
+    assert any(
+        str(tmp_path / part) in text for text in (problems if part == "val" else heard.notes)
+    )
+    assert bool(problems) is (part == "val")
+
+
+@pytest.mark.parametrize("folder", ["HAM10000_images_part_{}", "images/batch{}"])
+def test_two_folders_of_images_may_share_their_masks(tmp_path: Path, folder: str) -> None:
+    names = [(f"{folder.format(1 + n // 3)}/I_{n}.jpg", f"masks/I_{n}_m.png") for n in range(6)]
+    draw_pairs(tmp_path, *names)
+    assert [row[:2] for row in pairs_of(tmp_path)] == names
+
+
+def test_two_candidates_for_the_masks_of_two_folders(tmp_path: Path) -> None:
+    for n in range(6):
+        image(tmp_path / f"photos{n // 3}/{n}.jpg")
+        for name in ("lesion", "attributes"):
+            mask(tmp_path / f"{name}/{n}.png")
+    with pytest.raises(DataError, match="one folder") as raised:
+        find_pairs(tmp_path)
+    assert not raised.value.choices
+    assert raised.value.code == "which-folder"
+
+
+def test_equal_names_in_numbered_folders_are_asked_about(tmp_path: Path) -> None:
+    for n in range(3):
+        for sensor in (1, 2):
+            image(tmp_path / f"S{sensor}Hand/G_{n}_S{sensor}Hand.tif")
+        mask(tmp_path / f"LabelHand/G_{n}_LabelHand.tif")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    choices = [*raised.value.choices.values()]
+    assert [flags["images"] for flags in choices] == ["S1Hand", "S2Hand"]
+    assert [len(pairs_of(tmp_path, **flags)) for flags in choices] == [3, 3]
+
+
+def test_images_of_four_bands_are_a_choice(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), np.uint8)
+    for n in range(3):
+        image(tmp_path / f"top/image_RGB/{n}.tif")
+        write_tiff(tmp_path / f"top/image_NirRGB/{n}.tif", noise, planarconfig="contig")
+        mask(tmp_path / f"top/label_5classes/{n}_label.tif")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert {"images": "top/image_RGB", "masks": "top/label_5classes"} in [
+        *raised.value.choices.values()
+    ]
+
+
+def test_the_only_other_folder_is_that_of_the_images(tmp_path: Path) -> None:
+    names = each("R_frames-with-annotations/{p}/{n}.png", "R_annotations/{p}/{n}.png", {"creek": 3})
+    draw_pairs(tmp_path, *names)
+    with pytest.raises(DataError, match="--masks R_annotations\n"):
+        find_pairs(tmp_path)
+    assert [row[:2] for row in pairs_of(tmp_path, masks="R_annotations")] == names
+
+
+def test_the_printed_pairs_leave_out_a_split_without_masks(tmp_path: Path) -> None:
+    parts = {"training": 2, "validation": 1}
+    for masks in ("labels", "panoptic"):
+        draw_pairs(tmp_path, *each("{p}/images/{n}.jpg", f"{{p}}/v1.2/{masks}/{{n}}.png", parts))
+    draw_pairs(tmp_path, ("testing/images/9.jpg", ""))
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    choices = raised.value.choices.values()
+    assert [len(pairs_of(tmp_path, **flags)) for flags in choices] == [3, 3, 3]
+
+
+def test_superpixels_next_to_the_images_are_no_masks(tmp_path: Path) -> None:
+    for n, (part, version) in enumerate((("Training", ""), ("Validation", ""), ("Test", "_v2"))):
+        for m in range(2):
+            data, name = tmp_path / f"ISIC-2017_{part}{version}_Data", f"ISIC_{n}{m}"
+            image(data / f"{name}.jpg")
+            mask(data / f"{name}_superpixels.png")
+            truth = f"ISIC-2017_{part}{version}_Part1_GroundTruth"
+            mask(tmp_path / truth / f"{name}_segmentation.png")
+    found = pairs_of(tmp_path)
+    assert Counter(row[3] for row in found) == {"train": 2, "val": 2, "test": 2}
+    assert all(row[1].endswith("_segmentation.png") for row in found)
+
+
+@pytest.mark.parametrize("part", ["", "train/"])
+def test_copies_in_another_format_are_asked_about(tmp_path: Path, part: str) -> None:
+    for kind in ("png", "tif"):
+        template = f"{kind.upper()}/{part}{{}}/{{{{n}}}}.{kind}"
+        draw_pairs(
+            tmp_path, *each(template.format("Original"), template.format("Ground Truth"), {"": 3})
+        )
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert f"check {tmp_path / 'PNG'}" in str(raised.value)
+    assert len(pairs_of(tmp_path / "TIF")) == 3
+
+
+def test_unreadable_masks_do_not_beat_their_renderings(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"RGB/{n}.png")
+        labels = np.zeros((*SIZE, 3), np.uint16)
+        labels[..., 0] = np.arange(SIZE[1]) * 300
+        mask(tmp_path / f"GT/COLOR/{n}.png")
+        (tmp_path / "GT/LABELS").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"GT/LABELS/{n}.png"), labels)
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert {"images": "RGB", "masks": "GT/COLOR"} in [*raised.value.choices.values()]
+
+
+def test_an_input_and_its_labels_in_one_folder(tmp_path: Path) -> None:
+    image(tmp_path / "AC4/train-input.tif")
+    mask(tmp_path / "AC4/train-labels.tif")
+    found = rows(find_pairs(tmp_path, at_least=1), tmp_path)
+    assert [row[:2] for row in found] == [("AC4/train-input.tif", "AC4/train-labels.tif")]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -44,12 +44,11 @@ _COMPANIONS = (
     (r"_masks", r"_seg\.npy|_flows|_outlines"),  # cellpose
     (r"_Simple Segmentation", r"_Probabilities|_Uncertainty|_Features"),  # ilastik
     (r"_cutout", r"_cutout|_pseudo"),  # EISeg's, next to 7.png
+    (r"ISIC_\d+", r"_superpixels"),  # ISIC's, next to the images
 )
-NO_TRUTH = re.compile("(?i)colou?r|rgb|vis|viz|overlay|preview|instance|object|outline|contour")
-"""Folder names of renderings of masks."""
 VARIES = re.compile(
     r"(?<![a-z])(?i:train(?:ing)?(?:[ _-]?val)?|trn|val(?:id(?:ation)?)?|dev|eval|test(?:ing)?)"
-    r"(?![a-z])|\d+"
+    r"(?![a-z])(?:_v\d+)?|\d+"
 )
 """Where names of folders of splits, patients and sequences differ."""
 _NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
@@ -66,8 +65,16 @@ MASK_WORD = re.compile(
         "masks?|labels?|gts?|seg|segmentation|annot|annotations?|ann|manual|ground[ _-]?truths?"
     )
 )
-_IMAGES = "images?|imgs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
+_IMAGES = "images?|imgs?|inputs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
 IMAGE_WORD = re.compile(_WORD.format(_IMAGES))
+_SEMANTIC = re.compile(_WORD.format("semantics?"))
+_OBJECTS = re.compile(_WORD.format("objects?|instances?|panoptic|visibility"))
+_RENDERED = re.compile(
+    _WORD.format(
+        "colou?r(?:s|ed|i[sz]ed|[ _-]?maps?)?|rgb|vis|viz|visual(?:s|i[sz]ations?|i[sz]ed)?|"
+        "overlays?|previews?"
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,8 @@ def find_layout(
             raise WhichFolderError(folder, error.names, error.flag) from None
         raise
     fits = [found for found in (*beside, above, plain) if found]
+    for each in fits:
+        _require_no_copies(each)
     if len(fits) > 1:
         named = " and ".join(
             f"{found[0].images.relative_to(folder)}/ with {found[0].masks.relative_to(folder)}/"
@@ -353,7 +362,7 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
         if word.search(name) and not other.search(name) and next(walk(folder / name), None)
     ]
     if word is MASK_WORD and len(fits) > 1:
-        fits = [name for name in fits if not NO_TRUTH.search(name)]
+        fits = likely_truths(fits)
         alike = len({VARIES.sub("", name) for name in fits}) == 1  # GT_01 and GT_02
         if len(fits) > 1 and not alike and not any(map(find_part, fits)):
             raise WhichFolderError(folder, fits, "--masks")
@@ -373,13 +382,42 @@ def _nested(folder: Path, reporter: Reporter, above: str = "", depth: int = 1) -
     return tuple(roots)
 
 
+def _require_no_copies(roots: Sequence[Root]) -> None:
+    """Ask for a choice if folders such as PNG/ and TIF/ hold the same images."""
+    suffixes: dict[tuple[str | None, frozenset[str]], dict[frozenset[str], Root]] = {}
+    splits = Counter(find_part(root.part) for root in roots)
+    for root in (root for root in roots if splits[find_part(root.part)] > 1):
+        files = [f for f in list_folder(root.images) if f.suffix.lower() in IMAGE_SUFFIXES]
+        names = frozenset(file.stem for file in files)
+        if len(names) > 1:
+            same = suffixes.setdefault((find_part(root.part), names), {})
+            same.setdefault(frozenset(file.suffix.lower() for file in files), root)
+    copies = next((each for each in suffixes.values() if len(each) > 1), {})
+    if not copies:
+        return
+    above = Path(os.path.commonpath([root.images for root in copies.values()]))
+    tops = [above / root.images.relative_to(above).parts[0] for root in copies.values()]
+    checks = "".join(f"\n$ {command('plainunet', 'check', top)}" for top in tops)
+    raise DataError(
+        f"{first_five(tops)} hold images of the same names in several formats. Choose one:{checks}",
+        "which-folder",
+    )
+
+
 def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     # train/images/ with train/masks/
     roots = []
+    deeper = []
     for name in filter(find_part, _folders(folder)):
-        for root in _plain(folder / name, reporter):
+        found = _plain(folder / name, reporter)
+        deeper += [] if found else [name]
+        for root in found:
             if root.masks is not None or find_part(name) != "test":
                 roots.append(Root(root.images, root.masks, name))
+    for name in deeper if roots else ():  # val/CITY/images/ next to train/images/
+        roots += _nested(folder / name, reporter, f"{name}/")
+        if find_part(name) not in {find_part(root.part.partition("/")[0]) for root in roots}:
+            _report_unpaired(folder / name, roots[0].part, reporter)
     for name in _folders(folder) if roots else ():
         others = [] if find_part(name) else [r for r in _plain(folder / name, silent) if r.masks]
         if others:
@@ -397,6 +435,17 @@ def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     names = ", ".join(str(root.images) for root in aside)
     reporter.note(f"Skipped folders without masks: {names}.")
     return tuple(root for root in roots if root not in aside)
+
+
+def _report_unpaired(split: Path, other: str, reporter: Reporter) -> None:
+    if next(walk(split), None) is None:
+        return
+    message = f"{split} holds images, but no folders of images and masks as {other}/ does"
+    if find_part(split.name) == "test":
+        reporter.note(f"{message}; it is skipped.")
+        return
+    message = f"{message}. Arrange and name them as there, or move it away."
+    reporter.problem(DataError(message, "outside-of-parts", [split]))
 
 
 def _one_of(
@@ -425,30 +474,43 @@ def _one_of(
     return fits[0]
 
 
+def likely_truths(names: Iterable[str]) -> list[str]:
+    """Drop names of renderings, and of objects next to the only semantic masks."""
+    words = {name: _CAMEL.sub(" ", name) for name in names}
+    left = [name for name in words if not _RENDERED.search(words[name])] or [*words]
+    semantic = [name for name in left if _SEMANTIC.search(words[name])]
+    if len(semantic) == 1:
+        left = [name for name in left if name in semantic or not _OBJECTS.search(words[name])]
+    return left
+
+
 def is_known(root: Root) -> bool:
     """Whether the names are those of a known tool or dataset."""
     return is_tracked(root) or any(root.images.name.lower() == images for images, _, _ in _KNOWN)
 
 
-def rivals(roots: Sequence[Root]) -> list[Path]:
-    """List other folders that may hold the masks, next to the first root's.
+def rivals(roots: Sequence[Root]) -> tuple[Root, list[Path]]:
+    """The first root to train on, and other folders that may hold the masks, next to its.
 
-    Each exists next to the masks of all roots.
+    Each exists next to the masks of all roots to train on: DRIVE's test/ holds only the masks of
+    the field of view.
     """
-    root, *others = roots
-    if is_tracked(root):
-        return []
+    trained = [root for root in roots if find_part(root.part) == "train"]
+    root, *others = trained or roots
+    if root.masks is None or is_tracked(root):
+        return root, []
     used = {path for each in roots for path in (each.images, each.masks)}
-    above = (root.masks or root.images).parent
+    above = root.masks.parent
     all_above = [(each.masks or each.images).parent for each in others]
-    return [
-        above / name
+    names = [
+        name
         for name in _folders(above)
         if above / name not in used
         and name.lower() not in PARTS
-        and not NO_TRUTH.search(name)
         and all((each / name).is_dir() for each in all_above)
     ]
+    likely = likely_truths([root.masks.name, *names])
+    return root, [above / name for name in names if name in likely]
 
 
 class WhichFolderError(DataError):
@@ -487,6 +549,8 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
         known = [name for name in _folders(folder) if is_known(Root(folder / name, None))]
         images = known[0] if len(known) == 1 else _one_of(folder, IMAGE_FOLDERS, "--images")
         images = images or _worded(folder, IMAGE_WORD, MASK_WORD)
+        others = [n for n in _folders(folder) if n != masks and next(walk(folder / n), None)]
+        images = images or (others[0] if len(others) == 1 else None)
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
         there = [name for name in beside if (folder / name).is_dir()]

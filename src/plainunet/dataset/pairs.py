@@ -10,15 +10,12 @@ from os import cpu_count
 from pathlib import Path
 from unicodedata import normalize
 
-import numpy as np
-
 from plainunet.config import DataConfig
 from plainunet.dataset.annotations import pair_annotated, unread
+from plainunet.dataset.couples import find_couples, is_mask
 from plainunet.dataset.layouts import (
     MASK_WORD,
-    NO_TRUTH,
     PARTS,
-    VARIES,
     Key,
     Layout,
     Root,
@@ -28,6 +25,7 @@ from plainunet.dataset.layouts import (
     folders_found,
     is_known,
     join_classes,
+    likely_truths,
     rivals,
     shape_files,
     walk,
@@ -39,17 +37,14 @@ from plainunet.dataset.matching import (
     fit_all,
     join_objects,
     match_names,
-    patterns_of,
     split_names,
     split_suffixes,
 )
 from plainunet.dataset.scenes import cut_scenes, pair_polygons, polygon_files
 from plainunet.dataset.split import group_pairs
 from plainunet.errors import Error
-from plainunet.formats.colors import ColoredMaskError, count_colors
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
-from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import Change, DataError, as_problem, first_five
 from plainunet.formats.shapes import class_names, is_shapes
 from plainunet.formats.sources import (
@@ -62,8 +57,6 @@ from plainunet.formats.sources import (
 )
 from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Collected, Reporter, silent
-
-_MOST_VALUES = 64  # in a mask; images have more
 
 
 def find_pairs(
@@ -172,7 +165,7 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
                 "no-data",
                 choices={f"{name} lists them": {"pairs": name} for name in lists},
             )
-        roots = _couple(folder, reporter)
+        roots = find_couples(folder, reporter)
         if roots:
             return _in_folders(folder, Layout(roots), config, reporter), None
     if not listed and codes == {"no-data"} and (text := unread(folder)):
@@ -297,10 +290,10 @@ def _split_kinds(
     if len(endings) < 3 or len(names) * len(endings) < 0.9 * len(files):
         return {}, {}
     samples = {ending: owners[ending][min(names)] for ending in endings}
-    masks = [end for end in endings if MASK_WORD.search(end) or _is_mask(samples[end])]
+    masks = [end for end in endings if MASK_WORD.search(end) or is_mask(samples[end])]
     images = [end for end in endings if end not in masks]
     images = [end for end in images if not _SHOWN.search(end)] or images
-    masks = [end for end in masks if not NO_TRUTH.search(end)] or masks
+    masks = likely_truths(masks)
     if not images or not masks or len(images) > 1 < len(masks):  # several images, each with a mask
         return {}, {}
     if len(images) + len(masks) > 2:
@@ -357,15 +350,15 @@ def _leave_parts_aside(
 
 def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> None:
     """Ask for a choice if another folder next to the masks matches all images too."""
-    root = roots[0]
+    root, others = rivals(roots)
     if root.masks is None or (has_all and is_known(root)):
         return
     nobody = Collected()
     images = _by_key(root.images, "", "images", root.masks, nobody)
     equal = []
-    for other in rivals(roots):
+    for other in others:
         files = _by_key(other, "", "masks", None, nobody)
-        if fit_all(images, files) and _is_mask(next(iter(files.values()))):
+        if fit_all(images, files) and is_mask(next(iter(files.values()))):
             equal.append(other.name)
     if equal:
         raise WhichFolderError(folder, [root.masks.name, *equal], "--masks")
@@ -373,193 +366,6 @@ def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> Non
 
 _MOST_SETS = 20
 _SHOWN = re.compile("(?i)overlay|preview|vis")
-_MOST_FOLDERS = 60
-_Tree = dict[Path, list[Path]]  # images by subfolder
-_Alike = dict[tuple[str, ...], Path]  # folders whose names differ in splits and numbers only
-
-
-def _couple(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
-    """Find the only folders of images and masks with matching file names.
-
-    There may be several that differ in a split or a number: train-a/ with train-b/, val-a/ ...
-
-    Raises:
-        DataError: Several could be meant.
-    """
-    trees: dict[Path, _Tree] = defaultdict(dict)
-    for path in without_companions(walk(folder, reporter=Collected())):
-        where = path.parent.relative_to(folder)
-        for top in (where, *where.parents):
-            trees[top].setdefault(where.relative_to(top), []).append(path)
-    forms: dict[str, dict[tuple[str, ...], Path]] = defaultdict(dict)
-    depth = 0
-    for top in sorted(trees, key=lambda each: (len(each.parts), each)):
-        if len(top.parts) > depth and len(forms) > _MOST_FOLDERS:
-            break  # one folder per video: their parents suffice
-        depth = len(top.parts)
-        forms[VARIES.sub("*", str(top))][tuple(VARIES.findall(str(top)))] = top
-    alike = [_by_variables(each) for each in forms.values()]
-    kinds = []
-    for each in alike:
-        top = next(iter(each.values()))
-        sample = next(iter(next(iter(trees[top].values()))))
-        kinds.append((each, bool(MASK_WORD.search(str(top))), _is_mask(sample)))
-    found = [
-        (images, masks)
-        for several, is_worded, is_mask in kinds
-        for masks, worded, few in kinds
-        if not is_mask and (few or worded > is_worded)
-        if (images := _fitting(several, masks))
-        and len((files := _files_of(images, masks, trees))[0]) > 1
-        and fit_all(*files)
-    ]
-    found = [each for each in found if not any(_is_above(other, each) for other in found)]
-    most = max((len(masks) for _, masks in found), default=0)
-    found = [each for each in found if len(each[1]) == most]
-    truths = [each for each in found if not NO_TRUTH.search(next(iter(each[1].values())).name)]
-    found = truths or found
-    if not found:
-        return ()
-    images, masks = found[0]
-    if len(found) > 1 or _has_more(images, masks, trees):
-        raise _which_couple(folder, found, trees)
-    used = {*images.values(), *masks.values()}
-    aside = [
-        top for top, tree in trees.items() if Path() in tree and not used & {top, *top.parents}
-    ]
-    left = f" Skipped: {first_five(sorted(aside))}." if aside else ""
-    more = f", and so on ({len(masks)} folders)" if len(masks) > 1 else ""
-    tops = [next(iter(each.values())) for each in (images, masks)]
-    reporter.note(
-        f"Images are read from {tops[0]}/ and masks from {tops[1]}/{more}, the only folders with "
-        f"matching file names.{left}"
-    )
-    return tuple(
-        Root(folder / images[key], folder / masks[key], str(images[key]) if more else "")
-        for key in masks
-    )
-
-
-def _fitting(images: _Alike, masks: _Alike) -> _Alike:
-    """The image folders that match these mask folders by split and number."""
-
-    def likeness(each: Path) -> tuple[int, bool]:
-        return len({*each.parents} & {*top.parents}), each.name in top.name
-
-    if masks.keys() <= images.keys():
-        return {key: images[key] for key in masks}
-    ((key, top), *more) = masks.items()
-    if more or len(images) > len(PARTS):
-        return {}
-    # training/semantic/ belongs to training/image_2/; testing/image_2/ has no masks
-    return {key: max(images.values(), key=likeness)}
-
-
-def _has_more(images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]) -> bool:
-    """Whether there are image folders without a mask folder."""
-    return any(
-        len(trees[images[key]]) > len(trees[top]) and images[key] not in top.parents
-        for key, top in masks.items()
-    )
-
-
-def _which_couple(
-    folder: Path, found: Sequence[tuple[_Alike, _Alike]], trees: Mapping[Path, _Tree]
-) -> DataError:
-    choices: dict[str, dict[str, object]] = {}
-    classes: dict[tuple[Path, Path, frozenset[Key]], list[tuple[_Alike, _Alike]]] = {}
-    for couple in found:
-        images, masks = (next(iter(each.values())) for each in couple)
-        flags: dict[str, object] = {"images": str(images), "masks": str(masks)}
-        if len(couple[1]) > 1:
-            flags = {"pairs": ":".join(_patterns(couple, trees))}
-        if _has_more(*couple, trees):
-            flags["skip_unlabelled"] = True
-        choices[f"Images in {images}/, masks in {masks}/"] = flags
-        if masks.parent not in images.parents:  # other things lie next to the images
-            names = frozenset(_files_of(*couple, trees)[1])
-            classes.setdefault((images, masks.parent, names), []).append(couple)
-    for (images, above, _), couples in classes.items():
-        flags = {"images": str(images), "masks": str(above)}
-        if len(couples[0][1]) > 1:
-            first, second = _patterns(couples[0], trees)
-            several = [next(iter(masks.values())).name for _, masks in couples]
-            second = second.replace(f"/{several[0]}/", f"/{{{','.join(several)}}}/")
-            flags = {"pairs": f"{first}:{second}"}
-        if len(couples) > 1:
-            choices[f"Images in {images}/, each folder in {above}/ is a class"] = flags
-    reason = "several folders have matching file names. Choose"
-    if len(choices) == 1:
-        reason = "some folders of images have no masks. To leave these out"
-    return DataError(
-        f"{folder}: {reason}: {'; '.join(choices)}.",
-        "which-folder",
-        choices=choices,
-    )
-
-
-def _patterns(couple: tuple[_Alike, _Alike], trees: Mapping[Path, _Tree]) -> list[str]:
-    """The `--pairs` patterns of folders of several splits or numbers."""
-    sides = patterns_of(*_files_of(*couple, trees))
-    below = "/*" * len(next(iter(trees[next(iter(couple[1].values()))])).parts)
-    return [f"{_starred(each)}{below}/{side}" for each, side in zip(couple, sides, strict=True)]
-
-
-def _starred(alike: _Alike) -> str:
-    """The common path of folders, with * where they differ."""
-    columns = zip(*(VARIES.findall(str(each)) for each in alike.values()), strict=True)
-    varies = iter([len(set(column)) > 1 for column in columns])
-    return VARIES.sub(
-        lambda match: "*" if next(varies) else match[0], str(next(iter(alike.values())))
-    )
-
-
-def _by_variables(form: Mapping[tuple[str, ...], Path]) -> _Alike:
-    """Key each folder by where its name differs from the others'."""
-    varying = [len(set(column)) > 1 for column in zip(*form, strict=True)]
-    return {
-        tuple(dict.fromkeys(w.lower() for w, own in zip(key, varying, strict=True) if own)): top
-        for key, top in form.items()
-    }
-
-
-def _files_of(
-    images: _Alike, masks: _Alike, trees: Mapping[Path, _Tree]
-) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """The files of such folders; none if mask and image folders have different subfolders."""
-    both: tuple[dict[Key, Path], dict[Key, Path]] = {}, {}
-    for key, mask_top in masks.items():
-        top = images[key]
-        tree = trees[top]
-        if top in mask_top.parents:
-            tree = {Path(): tree[Path()]} if Path() in tree else {}
-        known = trees[mask_top].keys()
-        if mask_top in (top, *top.parents) or not known <= tree.keys():
-            return {}, {}
-        if tree.keys() != known and known != {Path()}:  # some subfolders have no masks
-            tree = {where: paths for where, paths in tree.items() if where in known}
-        for files, each in zip(both, (tree, trees[mask_top]), strict=True):
-            for where, paths in each.items():
-                place = f"{key}{where}"
-                files |= {(place, normalize("NFC", path.stem)): path for path in paths}
-    return both
-
-
-def _is_above(other: tuple[_Alike, _Alike], couple: tuple[_Alike, _Alike]) -> bool:
-    """Whether both folders of a couple are inside those of another."""
-    return all(
-        any(top in each.parents for top in above.values() for each in below.values())
-        for above, below in zip(other, couple, strict=True)
-    )
-
-
-def _is_mask(file: Path) -> bool:
-    try:
-        return len(np.unique(read_mask(file))) <= _MOST_VALUES
-    except ColoredMaskError:
-        return len(count_colors(file)[0]) <= _MOST_VALUES
-    except (ValueError, FileNotFoundError):
-        return False
 
 
 def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
