@@ -9,12 +9,11 @@ from PIL import Image, ImageFilter
 
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import (
-    Census,
     coding_of_values,
     describe,
     find_coding,
 )
-from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values
+from plainunet.dataset.coding import Census, Coding, Colors, Instances, Threshold, Values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.doctor.diagnose import write_understood
 from plainunet.formats.masks import read_mask

@@ -1,5 +1,6 @@
 """Masks as tools write them: palettes, colours, alpha, objects, -1, legends next to them."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def raises(masks: list[Path], **known: Any) -> DataError:
     return raised.value
 
 
+RING = np.linalg.norm(np.indices(SIZE).T - 40, axis=-1).T.astype(int) // 4 == 4
 BLACK = np.array([[0, 0, 0], [0, 0, 255], [255, 0, 0]], np.uint8)
 WHITE = np.array([[255, 255, 255], [0, 0, 255], [255, 0, 0]], np.uint8)
 VIRIDIS = np.array([[68, 1, 84], [33, 145, 140], [253, 231, 37]], np.uint8)
@@ -236,7 +238,9 @@ def test_few_numbered_objects_are_asked_about(tmp_path: Path, dtype: type, most:
     )
     error = raises(masks)
     assert error.code == "ids-or-objects"
-    assert shares(masks, truth > 0, **error.flags)[0].kind == "instances"
+    objects, classes = error.choices.values()
+    assert shares(masks, truth > 0, **objects)[0].kind == "instances"
+    shares(masks, truth, **classes)
 
 
 @pytest.mark.parametrize("void", [None, 255])
@@ -286,7 +290,9 @@ def test_an_erased_object_leaves_a_gap(tmp_path: Path) -> None:
     )
     error = raises(masks)
     assert error.code == "ids-or-objects"
-    assert shares(masks, truth > 0, **error.flags)[0].kind == "instances"
+    objects, classes = error.choices.values()
+    assert shares(masks, truth > 0, **objects)[0].kind == "instances"
+    shares(masks, truth, **classes)
 
 
 def test_many_numbered_objects_in_8_bits(tmp_path: Path) -> None:
@@ -421,9 +427,151 @@ def test_classes_between_black_and_white_are_not_smoothed(tmp_path: Path) -> Non
     shares(masks, truth, **error.flags)
 
 
-# the background of values
+# classes that mean no class
 
-RING = np.linalg.norm(np.indices(SIZE).T - 40, axis=-1).T.astype(int) // 4 == 4
+PALETTE = np.uint8([[0, 0, 0], [230, 25, 75], [60, 180, 75], [0, 130, 200]])
+
+
+def with_ring(number: int) -> np.ndarray:
+    return np.where(RING, 3, scene(number)).astype(np.uint8)
+
+
+def void_of(truth: np.ndarray) -> np.ndarray:
+    return np.where(truth == 3, 255, truth)
+
+
+@pytest.mark.parametrize(
+    ("name", "legend"),
+    [
+        ("classes.csv", "name,value\nground,0\ncat,1\ndog,2\nvoid,3\n"),
+        ("labels.txt", "ground\ncat\ndog\nignore\n"),
+        ("dataset.json", '{"labels": {"ground": 0, "cat": 1, "dog": 2, "Don\'t care": 3}}'),
+        ("id2label.json", '{"0": "ground", "1": "cat", "2": "dog", "3": "void"}'),
+    ],
+)
+def test_a_value_named_void_is_ignored_with_a_note(tmp_path: Path, name: str, legend: str) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path), with_ring)
+    (tmp_path / name).write_text(legend)
+    coding, heard = shares(masks, void_of(truth))
+    assert (coding.ignore, coding.names) == (3, ("ground", "cat", "dog"))
+    assert any(name in note and "ignored" in note for note in heard.notes)
+    (tmp_path / name).write_text(re.sub("void|ignore|Don't care", "unknown", legend))
+    assert shares(masks, truth)[0].names[3] == "unknown"
+
+
+@pytest.mark.parametrize("void", [(0, 0, 0), (255, 255, 255), (224, 224, 192)])
+@pytest.mark.parametrize("has_palette", [False, True])
+def test_a_colour_named_void_is_ignored_with_a_note(
+    tmp_path: Path, void: tuple[int, int, int], has_palette: bool
+) -> None:
+    colors = np.uint8([[9, 90, 0], *PALETTE[1:3], void])
+    lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in zip("abcd", colors, strict=True)]
+    order = np.array([2, 0, 1, 3])  # of indices of palettes
+
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        by_index = palette(np.argsort(order)[ids], colors[order])
+        return save_png(by_index if has_palette else colors[ids], path)
+
+    masks, truth = write(tmp_path, save, with_ring)
+    (tmp_path / "label_colors.txt").write_text("\n".join(lines).replace("d ", "Void "))
+    coding, heard = shares(masks, void_of(truth))
+    assert coding.names == ("a", "b", "c")
+    assert any("Void" in note and "label_colors.txt" in note for note in heard.notes)
+
+
+def test_void_next_to_a_similar_colour_stays(tmp_path: Path) -> None:
+    colors = np.uint8([[0, 0, 0], [255, 0, 0], [200, 200, 200], [190, 200, 200]])
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(colors[ids], path), with_ring)
+    lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in zip("abcd", colors, strict=True)]
+    (tmp_path / "legend.txt").write_text("\n".join(lines).replace("d ", "void "))
+    shares(masks, truth)
+
+
+@pytest.mark.parametrize("colored", [False, True])
+def test_void_that_may_be_the_background_is_asked_about(tmp_path: Path, colored: bool) -> None:
+    masks, truth = write(
+        tmp_path, lambda ids, path, _: save_png(PALETTE[ids] if colored else ids, path)
+    )
+    rows = zip(("void", "cat", "dog"), range(3), PALETTE, strict=False)
+    lines = [f"{name},{','.join(map(str, rgb)) if colored else k}" for name, k, rgb in rows]
+    head = "name,r,g,b" if colored else "name,value"
+    (tmp_path / "legend.csv").write_text("\n".join([head, *lines]))
+    error = raises(masks)
+    assert error.code == "which-background"
+    void, ground = error.choices.values()
+    shares(masks, np.where(truth == 0, 255, truth - 1), **void)
+    assert shares(masks, truth, **ground)[0].num_classes == 3
+
+
+def test_void_as_the_background_of_one_class(tmp_path: Path) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png((ids == 0) * np.uint8(1), path))
+    (tmp_path / "labels.txt").write_text("cat\nvoid\n")
+    coding, _ = shares(masks, truth > 0)
+    assert coding.names == ("void", "cat")
+
+
+def test_void_next_to_another_ignored_value_stays_with_a_note(tmp_path: Path) -> None:
+    def make(number: int) -> np.ndarray:
+        ids = with_ring(number)
+        ids[:3] = 255
+        return ids
+
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path), make)
+    (tmp_path / "labels.txt").write_text("background\ncat\ndog\nvoid\n")
+    _, heard = shares(masks, truth)
+    assert any("only one value" in note for note in heard.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "void"), [((7, 0, 11, 24), 0), ((0, 1, 2, 11), 11), ((13, 19, 27, 65), 65)]
+)
+def test_void_of_ids_with_gaps_is_one_of_the_answers(
+    tmp_path: Path, values: tuple[int, ...], void: int
+) -> None:
+    """As in ADE20K, CamVid, KITTI and Mapillary."""
+    shown = dict(zip(range(3), (each for each in values if each != void), strict=True)) | {3: void}
+    table = np.array([shown[k] for k in range(4)], np.uint8)
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(table[ids], path), with_ring)
+    error = raises(masks)
+    assert error.code == "stray-value"
+    answer = error.choices[f"{void} marks pixels of no class"]
+    assert answer["ignore"] == void
+    shares(masks, void_of(truth), **answer)
+    assert {"values": values} in error.choices.values()
+
+
+def test_names_of_as_many_greys_are_in_the_answer(tmp_path: Path) -> None:
+    masks, truth = write(
+        tmp_path, lambda ids, path, _: save_png((ids * 85).astype("u1"), path), with_ring
+    )
+    (tmp_path / "classes.txt").write_text("background\na\nb\nc\n")
+    error = raises(masks)
+    assert error.flags == {"values": (0, 85, 170, 255), "classes": ("background", "a", "b", "c")}
+    assert shares(masks, truth, **error.flags)[0].num_classes == 4
+
+
+# colours that are numbers
+
+
+def test_panoptic_masks_are_named(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def save(ids: np.ndarray, path: Path, _: int) -> Path:
+        return save_png(random.integers(0, 256, (3, 3), np.uint8)[ids], path)
+
+    masks, _ = write(tmp_path, save)
+    (tmp_path / "masks.json").write_text('{"annotations": [{"segments_info": []}]}')
+    error = raises(masks)
+    assert (error.code, error.files, error.flags) == ("not-a-mask", (), {})
+    assert "segments_info" in str(error)
+
+
+def test_ade20k_masks_with_objects_are_named(tmp_path: Path) -> None:
+    mask = save_png(PALETTE[scene(0)], tmp_path / "ADE_train_00000001_seg")
+    assert "R // 10" in str(raises([mask]))
+
+
+# the background of values
 
 
 def sparse(number: int) -> np.ndarray:

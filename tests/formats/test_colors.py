@@ -151,7 +151,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_given_colours_and_what_is_said(folder: Path) -> None:
     counted = census(folder, {0: 900, 0xFF0000: 80, 0xF00000: 15, 0x00FF00: 4, 0x0000FF: 1})
-    colors, pixels, notes, _ = find_meaning(counted, BLACK_RED, None, None)
+    colors, pixels, notes, *_ = find_meaning(counted, BLACK_RED, None, None)
     assert colors == BLACK_RED
     assert pixels.tolist() == [900, 95]
     assert len(notes) == 2
@@ -162,7 +162,7 @@ def test_given_colours_and_what_is_said(folder: Path) -> None:
 
 def test_a_class_without_pixels_is_noted(folder: Path) -> None:
     colors = (*BLACK_RED, (9, 200, 9))
-    _, pixels, notes, _ = find_meaning(census(folder, {0: 9, 0xFF0000: 9}), colors, 3, None)
+    _, pixels, notes, *_ = find_meaning(census(folder, {0: 9, 0xFF0000: 9}), colors, 3, None)
     assert pixels.tolist() == [9, 9, 0]
     assert len(notes) == 1
     assert "2 (09C809)" in notes[0]
@@ -170,7 +170,7 @@ def test_a_class_without_pixels_is_noted(folder: Path) -> None:
 
 def test_few_colours_are_found(folder: Path) -> None:
     found = {(k // 16 << 22) + (k // 4 % 4 << 14) + (k % 4 << 6): 9 for k in range(64)}
-    colors, _, notes, _ = find_meaning(census(folder, found), (), None, None)
+    colors, _, notes, *_ = find_meaning(census(folder, found), (), None, None)
     assert len(colors) == 64
     assert "--colors" in notes[0]
     with pytest.raises(ValueError, match=r"\b65\b"):

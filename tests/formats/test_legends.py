@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.formats.legends import find_legend, is_background, read_legend
+from plainunet.formats.legends import find_legend, is_background, is_void, read_legend
 from plainunet.formats.problems import DataError
 
 from ..folders import touch
@@ -78,10 +78,55 @@ def test_no_legend(folder: Path) -> None:
         (
             "dataset.json",
             json.dumps({"labels": {"ill": 1, "background": 0, "ignore": 2}}),
-            ("background", "ill"),
+            ("background", "ill", "ignore"),
             (),
+            (0, 1, 2),
+        ),
+        ("id2label.json", '{"0": "background", "2": "ill"}', ("background", "ill"), (), (0, 2)),
+        ("classes.json", '["cat", "background"]', ("background", "cat"), (), (1, 0)),
+        (
+            "classes.json",
+            '{"classes": [{"title": "sea", "color": "#E2A929"}, {"title": "bg", '
+            '"color": "#000000"}, '
+            '{"title": "ice", "color": "#0000ff"}]}',
+            ("bg", "sea", "ice"),
+            ((0, 0, 0), (226, 169, 41), (0, 0, 255)),
+            (),
+        ),
+        ("classes.txt", "0: ground\n1: a dog\n7: cat", ("ground", "a dog", "cat"), (), (0, 1, 7)),
+        ("classes.txt", "ground = 0\ndog = 7\n", ("ground", "dog"), (), (0, 7)),
+        ("legend.csv", "id;name\r\n0;Grund\r\n10;Kreis\r\n", ("Grund", "Kreis"), (), (0, 10)),
+        ("classes.csv", "class_id,class_name\n0,ground\n9,dog\n", ("ground", "dog"), (), (0, 9)),
+        (
+            "legend.csv",
+            "name,hex\ncat,#0082c8\nbackground,#0a0a0a\n",
+            ("background", "cat"),
+            ((10, 10, 10), (0, 130, 200)),
+            (),
+        ),
+        (
+            "labels.txt",
+            "# id name r g b a\n0 other 10 10 10 255\n1 a bar 0 130 200 255\n",
+            ("other", "a bar"),
+            ((10, 10, 10), (0, 130, 200)),
             (0, 1),
         ),
+        (
+            "x_annotation-colormap.txt",
+            "0 void 0 0 0\n1 dirt 108 64 20\n2 class 9 255 1 2\n",
+            ("void", "dirt", "class 9"),
+            ((0, 0, 0), (108, 64, 20), (255, 1, 2)),
+            (0, 1, 2),
+        ),
+        (
+            "labels.txt",
+            '# ITK-SnAP\n    0     0    0    0        0  0  0    "Clear Label"\n'
+            '    1   255    0    0        1  1  1    "disc 1"\n',
+            ("Clear Label", "disc 1"),
+            ((0, 0, 0), (255, 0, 0)),
+            (0, 1),
+        ),
+        ("classes.txt", "polyp\nvoid\n", ("void", "polyp"), (), (1, 0)),
     ],
 )
 def test_the_background_comes_first(
@@ -105,6 +150,13 @@ def test_the_background_comes_first(
         ("labels.txt", "0 0.5 0.5\n1 0.2 0.2\n"),
         ("labels.txt", "cat\ncat\n"),
         ("labels.csv", "cat\ndog\n"),
+        ("labels.csv", "1,cat\n2,cat\n3,dog\n"),
+        ("labels.csv", "id,label\nimage_1,cat\nimage_2,dog\n"),
+        ("labels.csv", "id,label\n1,0\n2,1\n"),
+        ("labels.csv", "name,color\ncat,red\ndog,blue\n"),
+        ("classes.json", '{"cat": {"a": 1}}'),
+        ("classes.json", '[{"name": "cat"}, {"name": "dog"}]'),
+        ("classes.json", "3"),
         ("dataset.json", '{"labels": {"a": [1, 2], "b": 1}}'),
         ("dataset.json", '{"images": []}'),
         ("dataset.json", "[" * 100_000),
@@ -144,3 +196,9 @@ def test_a_legend_above_the_only_folder_of_masks(tmp_path: Path) -> None:
     assert legend.names == ("bg", "cat")
     touch(tmp_path, "Seg/other/a.txt")
     assert find_legend([mask], lambda each: True) is None
+
+
+@pytest.mark.parametrize("name", ["void", "Ignore", "ignored", "don't care", "Don_t care"])
+def test_names_of_no_class(name: str) -> None:
+    assert is_void(name)
+    assert not any(map(is_void, ("unknown", "unlabelled", "other", "avoid", "background")))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
 from plainunet.dataset.coding import (
+    Census,
     Coding,
     Colors,
     Instances,
@@ -22,6 +23,7 @@ from plainunet.dataset.coding import (
     note_inverted,
     palettes_differ,
     require_opaque,
+    take_census,
     values_of,
 )
 from plainunet.dataset.regions import are_edges, are_in_pieces, main_values, number_objects
@@ -34,7 +36,7 @@ from plainunet.formats.colors import (
     find_meaning,
     pack,
 )
-from plainunet.formats.legends import Legend, find_legend, is_background
+from plainunet.formats.legends import Legend, find_legend, is_background, leave_out_void
 from plainunet.formats.masks import THRESHOLD, VOID, stored_names
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Source, path_of
@@ -44,8 +46,6 @@ from plainunet.reporter import Reporter, silent
 _MOST_IDS = 64
 _MANY_IN_ONE_FILE = 8
 _NEAR_END = 32
-_FEW_MASKS = 0.05
-_RARE = 1e-3
 NEARLY_ALL = 0.8
 """Above this fraction of pixels and borders, a class is most likely the background."""
 
@@ -190,15 +190,54 @@ def with_legend(
         return known
     if legend:
         found = _values_of(legend, counts, known) or known
+        found, note = _without_void(legend, counts, found)
         reporter.note(f"note: classes from {legend.path}: {', '.join(found.classes)}")
+        if note:
+            reporter.note(note)
         return found
     for other in others[:1]:
+        _require_other_number(other, counts, known)
         reporter.note(
             f"note: {other.path} names {len(other.names)} classes ({', '.join(other.names[:6])}), "
             "but does not match the values of the masks; it is not used. Name the classes with "
             "--classes and, if needed, --values or --colors"
         )
     return known
+
+
+def _without_void(
+    legend: Legend, counts: Sequence[MaskCounts], known: DataConfig
+) -> tuple[DataConfig, str]:
+    """Ignore the class named void of the settings of a legend, with a note or ""."""
+    by_color = bool(known.colors)
+    if not (by_color or known.values):
+        return known, ""
+    pixels, edge = Counter[int](), Counter[int]()
+    for each in counts:
+        stored = each.palette if by_color else each.values.tolist()
+        for count, of_each in ((pixels, each.pixels.tolist()), (edge, each.edge)):
+            for value, number in zip(stored, of_each, strict=True):
+                count[value] += number
+    legend = Legend(legend.path, known.classes, known.legend, known.values)
+    stored = [*map(pack, legend.colors)] if by_color else legend.values
+    inside, at_edge = ([count[value] for value in stored] for count in (pixels, edge))
+    left, ignore, note = leave_out_void(legend, inside, at_edge, known.ignore)
+    key = {"colors": tuple(f"{pack(color):06x}" for color in left.colors)} if by_color else {}
+    settings = {"classes": left.names, "values": left.values, "ignore": ignore, **key}
+    return known.model_copy(update=settings), note
+
+
+def _require_other_number(legend: Legend, counts: Sequence[MaskCounts], known: DataConfig) -> None:
+    """Ask if a list has as many names as the masks have values, such as 0, 85, 170, 255."""
+    values = sorted(values_of(counts) - {known.ignore})
+    is_numbered = {*values} - {IGNORED} <= {*legend.values}
+    if legend.by_place and not is_numbered and len(values) == len(legend.names) > 2:
+        raise DataError(
+            f"{legend.path} lists {len(values)} classes and the masks hold as many values: "
+            f"{list_values(values)}. If they are in this order, give each name its value.",
+            "stray-value",
+            flags={"values": tuple(values), "classes": legend.names},
+        )
 
 
 def _values_of(
@@ -221,7 +260,7 @@ def _values_of(
                 written = tuple(f"{color:06x}" for color in colors)
                 return known.model_copy(update={"classes": names, "colors": written})
             stored = tuple(range(len(names)))
-    nodata = {IGNORED, legend.ignore, *(each.nodata for each in counts)}
+    nodata = {IGNORED, *(each.nodata for each in counts)}
     void = nodata & present - {*stored} if known.ignore is None else set()
     ids = present - void
     if legend.by_place and not is_background(names[0]) and {0, len(names)} <= ids:
@@ -284,7 +323,7 @@ def _find_value_coding(
 
 
 def _background_first(
-    coding: Values, counts: Sequence[MaskCounts], census: "Census", reporter: Reporter
+    coding: Values, counts: Sequence[MaskCounts], census: Census, reporter: Reporter
 ) -> Values:
     """Put the commonest value first if it is black in all palettes; ask if in doubt.
 
@@ -308,7 +347,7 @@ def _background_first(
 
 
 def _which_background(
-    census: "Census", ground: int, values: Sequence[int], ignore: int | None
+    census: Census, ground: int, values: Sequence[int], ignore: int | None
 ) -> DataError:
     """The error for a value that has nearly all pixels and is not class 0."""
     others = tuple(value for value in values if value != ground)
@@ -387,12 +426,16 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
         return None  # objects anyway
     objects = number_objects(counts, known.ignore)
     if objects == "maybe":
+        ids = sorted(present)
+        is_run = ids == [*range(len(ids))]
         raise DataError(
-            f"The masks hold the values {list_values(sorted(present))}; each value is one region "
-            "in its mask, and their number differs. If they number objects, use --encoding "
-            "instances: all above 0 is class 1. If they are class ids, use --encoding ids.",
+            f"The masks hold the values {list_values(ids)}; each value is one region "
+            "in its mask, and their number differs. Choose one.",
             "ids-or-objects",
-            flags={"encoding": "instances"},
+            choices={
+                "They number objects: all above 0 is class 1": {"encoding": "instances"},
+                "They are class ids": {"encoding": "ids"} if is_run else {"values": tuple(ids)},
+            },
         )
     if objects == "yes":
         reporter.note(
@@ -430,81 +473,7 @@ def _find_color_coding(
     meaning = find_meaning(census, known.legend, len(known.classes) or None, known.ignore)
     for note in meaning.notes:
         reporter.note(note)
-    return Colors(meaning.colors, known.ignore, meaning.names or known.classes), meaning.pixels
-
-
-@dataclass
-class Census:
-    """How often each value occurs in a set of masks; arrays are [65536] int64, by value."""
-
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    files: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    """Masks with the value."""
-    first: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    """The first of them, as an index into `paths`."""
-    edge: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    """Pixels along the borders of the masks."""
-    paths: list[Source] = field(default_factory=list)
-    distinct: list[int] = field(default_factory=list)
-    """Number of values in each 16-bit mask."""
-    with_both: int = 0
-    """Masks with the values 1 and 255."""
-    up_to_one: int = 0
-    """Masks in which 1 is the largest value."""
-
-    def add(
-        self,
-        path: Source,
-        counts: NDArray[np.int64],
-        is_deep: bool,
-        edge: NDArray[np.int64] | None = None,
-    ) -> None:
-        """Add a mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1.
-
-        `edge` [n] are those along its borders; by default, the same as `counts`.
-        """
-        values = np.flatnonzero(counts)
-        self.edge[: len(counts)] += counts if edge is None else edge
-        self.first[values] = np.where(self.files[values] == 0, len(self.paths), self.first[values])
-        self.files[values] += 1
-        self.pixels[values] += counts[values]
-        self.paths.append(path)
-        if is_deep:
-            self.distinct.append(len(values))
-        self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
-        self.up_to_one += bool(values.size and values[-1] == 1)
-
-    def ground(self, ignore: int | None = None, least: float = 0.5) -> int | None:
-        """The value with more than this fraction of the pixels and of the borders; or None."""
-        pixels, edge = self.pixels.copy(), self.edge.copy()
-        if ignore is not None:
-            pixels[ignore] = edge[ignore] = 0
-        top = int(pixels.argmax())
-        is_ground = pixels[top] > least * pixels.sum() and edge[top] > least * edge.sum()
-        return top if is_ground else None
-
-    def is_slip(self, value: int) -> bool:
-        """Whether a value is rare enough to be a mistake."""
-        few = self.files[value] <= max(1, _FEW_MASKS * len(self.paths))
-        rare = self.pixels[value] < _RARE * self.pixels.sum()
-        half = 2 * self.files[value] > len(self.paths) > 1
-        return bool((few or rare) and not half)
-
-    def place(self, value: int) -> str:
-        """Describe where a value occurs: pixels, first mask, and number of other masks."""
-        more = int(self.files[value]) - 1
-        others = f" and {more} more mask{'s' * (more > 1)}" if more else ""
-        return f"{self.pixels[value]} pixels in {self.paths[self.first[value]]}{others}"
-
-
-def take_census(counts: Sequence[MaskCounts]) -> Census:
-    """Sum up the counts of masks."""
-    census = Census()
-    for each in counts:
-        pixels = np.bincount(each.values, each.pixels).astype(np.int64)
-        edge = np.bincount(each.values, each.edge).astype(np.int64)
-        census.add(each.path, pixels, each.is_deep, edge)
-    return census
+    return Colors(meaning.colors, meaning.ignore, meaning.names or known.classes), meaning.pixels
 
 
 def coding_of_values(
@@ -763,9 +732,21 @@ def _unexpected(
             "(--classes).",
             "stray-value",
         )
+    where += f" It is in {census.files[value]} of {len(census.paths)} masks, so it is hardly a "
+    void = {0, max(classes)} & {*classes} - {census.ground(), IGNORED}
+    if len(classes) > 3 and void and not ignore:
+        choices: dict[str, dict[str, Any]] = {"Each value is a class": {"values": classes}}
+        for each in sorted(void):
+            others = tuple(one for one in classes if one != each)
+            choices[f"{each} marks pixels of no class"] = {"values": others, "ignore": each}
+        return DataError(
+            f"{where}mistake. Choose one (the first value is the background); if the values are "
+            "class ids and some never occur, name all classes (--classes).",
+            "stray-value",
+            choices=choices,
+        )
     return DataError(
-        f"{where} It is in {census.files[value]} of {len(census.paths)} masks, so it is hardly a "
-        "mistake. If each value is a class, use --values "
+        f"{where}mistake. If each value is a class, use --values "
         f"{' '.join(map(str, classes))}{f' --ignore {IGNORED}' * ignore} (background first). If "
         "one marks pixels of no class, give it as --ignore instead. If the values are class ids "
         "and some never occur, name all classes (--classes).",

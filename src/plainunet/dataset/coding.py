@@ -34,6 +34,8 @@ from plainunet.formats.sources import ImageSource, Source
 from plainunet.reporter import Reporter
 from plainunet.system import work_ahead
 
+_FEW_MASKS = 0.05
+_RARE = 1e-3
 _WHITE = 0xFFFFFF
 _ALIKE = 8
 
@@ -271,6 +273,80 @@ def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
         is_colored = not len(values)
         known = digest, kind, is_deep, is_colored, tuple(palette)
         yield MaskCounts(path, tuple(size), values, pixels, *known, *marks)
+
+
+@dataclass
+class Census:
+    """How often each value occurs in a set of masks; arrays are [65536] int64, by value."""
+
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
+    files: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
+    """Masks with the value."""
+    first: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
+    """The first of them, as an index into `paths`."""
+    edge: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
+    """Pixels along the borders of the masks."""
+    paths: list[Source] = field(default_factory=list)
+    distinct: list[int] = field(default_factory=list)
+    """Number of values in each 16-bit mask."""
+    with_both: int = 0
+    """Masks with the values 1 and 255."""
+    up_to_one: int = 0
+    """Masks in which 1 is the largest value."""
+
+    def add(
+        self,
+        path: Source,
+        counts: NDArray[np.int64],
+        is_deep: bool,
+        edge: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Add a mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1.
+
+        `edge` [n] are those along its borders; by default, the same as `counts`.
+        """
+        values = np.flatnonzero(counts)
+        self.edge[: len(counts)] += counts if edge is None else edge
+        self.first[values] = np.where(self.files[values] == 0, len(self.paths), self.first[values])
+        self.files[values] += 1
+        self.pixels[values] += counts[values]
+        self.paths.append(path)
+        if is_deep:
+            self.distinct.append(len(values))
+        self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
+        self.up_to_one += bool(values.size and values[-1] == 1)
+
+    def ground(self, ignore: int | None = None, least: float = 0.5) -> int | None:
+        """The value with more than this fraction of the pixels and of the borders; or None."""
+        pixels, edge = self.pixels.copy(), self.edge.copy()
+        if ignore is not None:
+            pixels[ignore] = edge[ignore] = 0
+        top = int(pixels.argmax())
+        is_ground = pixels[top] > least * pixels.sum() and edge[top] > least * edge.sum()
+        return top if is_ground else None
+
+    def is_slip(self, value: int) -> bool:
+        """Whether a value is rare enough to be a mistake."""
+        few = self.files[value] <= max(1, _FEW_MASKS * len(self.paths))
+        rare = self.pixels[value] < _RARE * self.pixels.sum()
+        half = 2 * self.files[value] > len(self.paths) > 1
+        return bool((few or rare) and not half)
+
+    def place(self, value: int) -> str:
+        """Describe where a value occurs: pixels, first mask, and number of other masks."""
+        more = int(self.files[value]) - 1
+        others = f" and {more} more mask{'s' * (more > 1)}" if more else ""
+        return f"{self.pixels[value]} pixels in {self.paths[self.first[value]]}{others}"
+
+
+def take_census(counts: Sequence[MaskCounts]) -> Census:
+    """Sum up the counts of masks."""
+    census = Census()
+    for each in counts:
+        pixels = np.bincount(each.values, each.pixels).astype(np.int64)
+        edge = np.bincount(each.values, each.edge).astype(np.int64)
+        census.add(each.path, pixels, each.is_deep, edge)
+    return census
 
 
 def require_opaque(counts: Sequence[MaskCounts]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import NEARLY_ALL, find_coding, take_census
+from plainunet.dataset.classes import NEARLY_ALL, find_coding
 from plainunet.dataset.coding import (
     Coding,
     Colors,
@@ -17,6 +17,7 @@ from plainunet.dataset.coding import (
     Values,
     count_all_colors,
     palettes_differ,
+    take_census,
     values_of,
 )
 from plainunet.dataset.pairs import Pair

@@ -1,9 +1,11 @@
 """Colour-coded masks: class ids from colours, with or without a legend."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,16 @@ from numpy.typing import NDArray
 from plainunet.errors import Error
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import open_still
-from plainunet.formats.legends import Color, Colors, find_legend, is_background
+from plainunet.formats.legends import (
+    Color,
+    Colors,
+    Legend,
+    WithoutVoid,
+    find_legend,
+    is_background,
+    is_void,
+    leave_out_void,
+)
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source, path_of
 from plainunet.formats.tiff import read_tiff
@@ -216,12 +227,16 @@ _FEW_CLASSES = 4
 
 
 class ColorMeaning(NamedTuple):
-    """The mapping of colours: the colour of each class, its pixels [K] int64, notes, and names."""
+    """The mapping of colours.
+
+    The colour of each class, its pixels [K] int64, notes, names, and the ignored grey.
+    """
 
     colors: Colors
     pixels: NDArray[np.int64]
     notes: list[str]
     names: tuple[str, ...] = ()
+    ignore: int | None = None
 
 
 def find_meaning(
@@ -244,9 +259,12 @@ def find_meaning(
     if not colors:
         if legend := find_legend(census.paths, lambda each: bool(each.colors)):
             origin = f"from {legend.path}"
-            _, names, colors, *_ = legend.without(ignore)
+            left = _without_void(census, legend._replace(values=()).without(ignore), ignore)
+            (_, names, colors, *_), ignore, note = left
+            notes += [note] if note else []
             _require_background(census, names, colors, legend.path, ignore)
         else:
+            _require_plain_colors(census)
             colors, has_ground = _background_first(census, _find_colors(census, ignore))
             ground = "background first, the others " if has_ground else ""
             origin = f"found in the masks, {ground}sorted (to change the order: --colors)"
@@ -271,7 +289,57 @@ def find_meaning(
     if missing := [class_id for class_id, count in enumerate(classes) if count == 0]:
         absent = ", ".join(f"{k} ({write_color(pack(colors[k]))})" for k in missing)
         notes.append(f"note: no mask has pixels of class {absent}")
-    return ColorMeaning(colors, classes, notes, names)
+    return ColorMeaning(colors, classes, notes, names, ignore)
+
+
+def _without_void(census: ColorCensus, legend: Legend, ignore: int | None) -> WithoutVoid:
+    """Leave out void classes, unless their pixels would go to a class of nearly their colour."""
+    places = [k for k, name in enumerate(legend.names) if not is_void(name)]
+    void = [pack(color) for k, color in enumerate(legend.colors) if k not in places]
+    others = legend.take(places).colors
+    tinted = [color for color in void if len({*unpack(color)}) > 1]  # greys are matched exactly
+    if tinted and (match_colors(np.array(tinted, np.uint32), others)[0] != IGNORED).any():
+        return WithoutVoid(legend, ignore)
+    found = np.flatnonzero(census.pixels).astype(np.uint32)
+    ids = match_colors(found, legend.colors, ignore)[0]
+    known, count = ids < len(legend.names), len(legend.names)
+    pixels, edge = (
+        np.bincount(ids[known], each[found[known]], count).astype(int).tolist()
+        for each in (census.pixels, census.edge)
+    )
+    return leave_out_void(legend, pixels, edge, ignore)
+
+
+def _require_plain_colors(census: ColorCensus) -> None:
+    """Raise if the colours are numbers in three channels, as in COCO panoptic and ADE20K."""
+    path = path_of(census.paths[0])
+    if re.fullmatch(r"ADE_\w+_\d+(_seg|_parts_\d)", path.stem):
+        how = "ADE20K stores the class as R // 10 * 256 + G, and numbers objects in B"
+        tool = ""
+    elif listed := _panoptic_list(path.parent):
+        how = (
+            "COCO panoptic masks number segments by R + 256 G + 65536 B, and "
+            f"{listed} lists the category_id of each in segments_info"
+        )
+        tool = ", for example with panopticapi's panoptic2semantic_segmentation.py"
+    else:
+        return
+    raise DataError(
+        f"{path}: {how}, so a colour is no class. Write the class of each pixel as a grey PNG"
+        f"{tool}.",
+        "not-a-mask",
+    )
+
+
+def _panoptic_list(folder: Path) -> Path | None:
+    """The JSON file of a folder of COCO panoptic masks; or None."""
+    folder = folder.absolute()
+    for path in (folder.parent / f"{folder.name}.json", *folder.glob("*panoptic*.json")):
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+                if data.find(b'"segments_info"') >= 0:
+                    return path
+    return None
 
 
 def _describe(

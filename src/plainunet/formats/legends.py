@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from os.path import commonpath
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from plainunet.files import require_regular
 from plainunet.formats.problems import Change, DataError
@@ -17,17 +17,30 @@ Color = tuple[int, int, int]
 Colors = tuple[Color, ...]
 
 _FILES = re.compile(
-    r"(legend|(?:label_)?class_dict(?:_seg)?|codes|_?classes|class_names|label_names|labels?|label_colou?rs|labelmap)\.(csv|txt)"
-    r"|dataset\.json",
+    r"(legend|(?:label_)?class_dict(?:_seg)?|codes|_?classes|class_names|label_names|labels?"
+    r"|label_colou?rs|labelmap|(?:.+[_-])?colou?rmap)\.(csv|txt)"
+    r"|(dataset|classes|id2label|label2id)\.json",
     re.I,
 )
 _CVAT = re.compile(r"([^:]+):(\d+),(\d+),(\d+):[^:]*:[^:]*$")
+_ITK_SNAP = re.compile(r'(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+[01]\s+[01]\s+"(.+)"$')
 _NAME_FIRST = re.compile(r"(.*?)[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\W*$")
 _NAME_LAST = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(.+)$")
+_NUMBERED = re.compile(r"(\d+)[\s,;:=]+([^\W\d].*)$")
+_NUMBER_LAST = re.compile(r"([^\W\d][^,;:=\t]*)[,;:=\t]\s*(\d+)$")
+_WITH_ALPHA = re.compile(r"(.*[\s,;:]\d+[\s,;]+\d+[\s,;]+\d+)[\s,;]+(?:0|255)$")
+_HEX = re.compile(r"#?([0-9a-f]{6})", re.I)
 _NAME = re.compile(r"[^\W\d][\w &()+'-]*")
-_SAME = {"red": "r", "green": "g", "blue": "b", "class": "name", "pixel value": "value"}
+_HEADS = {
+    **dict.fromkeys(("name", "class", "class name", "label", "label name"), "name"),
+    **{head: head[0] for head in ("r", "g", "b", "red", "green", "blue")},
+    **dict.fromkeys(("value", "pixel value"), "value"),
+    **dict.fromkeys(("id", "class id", "label id", "index"), "id"),
+    **dict.fromkeys(("hex", "color", "colour"), "hex"),
+}
 _MOST_FOLDERS = 1000
-VOID_NAMES = {"ignore", "void"}
+_VOID_NAMES = {"void", "ignore", "ignored", "dontcare", "donotcare", "nodata"}
+_MOST = 0.5
 
 
 class Legend(NamedTuple):
@@ -39,8 +52,6 @@ class Legend(NamedTuple):
     values: tuple[int, ...] = ()
     by_place: bool = False
     """Whether the values are the positions of the names in a list."""
-    ignore: int | None = None
-    """The ignore index, if the file has one."""
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -50,8 +61,8 @@ class Legend(NamedTuple):
 
     def without(self, ignore: int | None) -> "Legend":
         """The legend without the ignored class, given by its value or grey level."""
-        stored: Sequence[object] = self.colors or self.values
-        ignored = (ignore,) * 3 if self.colors else ignore
+        stored: Sequence[object] = self.values or self.colors
+        ignored = ignore if self.values else (ignore,) * 3
         return self.take([k for k in range(len(self.names)) if stored[k] != ignored])
 
     def take(self, places: Sequence[int]) -> "Legend":
@@ -71,6 +82,97 @@ def is_legend(name: str) -> bool:
 def is_background(name: str) -> bool:
     """Whether a class name means background: `background`, `_background_`, `BG`."""
     return name.strip(" _").casefold() in ("background", "bg")
+
+
+def is_void(name: str) -> bool:
+    """Whether a class name means pixels of no class for sure; `unlabelled` or `other` may not."""
+    return "".join(filter(str.isalnum, name.casefold())) in _VOID_NAMES
+
+
+class WithoutVoid(NamedTuple):
+    """What is left of a legend without its void classes, the ignored value, and a note or ""."""
+
+    legend: Legend
+    ignore: int | None
+    note: str = ""
+
+
+def leave_out_void(
+    legend: Legend, pixels: Sequence[int], edge: Sequence[int], ignore: int | None
+) -> WithoutVoid:
+    """Leave out classes whose name means pixels of no class, if two others are left.
+
+    Args:
+        legend: The classes, by value, else by colour.
+        pixels: The number of pixels of each class.
+        edge: Those along the borders of the masks.
+        ignore: The value that is ignored already.
+
+    Raises:
+        DataError: A void class may be the background: it has most pixels and no other class is
+            named background, or the masks hold fewer than two others.
+    """
+    void = [k for k, name in enumerate(legend.names) if is_void(name)]
+    left = legend.take([k for k in range(len(legend.names)) if k not in void])
+    void_present = [k for k in void if pixels[k]]
+    if not void or len(left.names) < 2:
+        return WithoutVoid(legend, ignore)
+    if not void_present:
+        return WithoutVoid(left, ignore)
+    name = legend.names[void_present[0]]
+    rest = legend.take(void_present)
+    # other colours than greys are ignored without a setting
+    levels = rest.values or [color[0] for color in rest.colors if len({*color}) == 1]
+    found = {*levels} if ignore is None else {*levels, ignore}
+    if len(found) > 1:
+        return WithoutVoid(
+            legend, ignore, f"note: {name} is read as a class, since only one value can be ignored"
+        )
+    ignored = next(iter(found), None)
+    _require_other_ground(legend, left, void_present[0], ignored, (pixels, edge))
+    shown = legend.path.name
+    return WithoutVoid(
+        left,
+        ignored,
+        f"note: {name} ({_stored(rest)[0]}) marks pixels of no class and is ignored (to keep it "
+        f"as a class, give it another name in {shown})",
+    )
+
+
+def _require_other_ground(
+    legend: Legend,
+    left: Legend,
+    void: int,
+    ignore: int | None,
+    counted: tuple[Sequence[int], Sequence[int]],
+) -> None:
+    """Ask if a void class may be the background."""
+    present = sum(count > 0 for k, count in enumerate(counted[0]) if not is_void(legend.names[k]))
+    has_most = all(each[void] > _MOST * sum(each) for each in counted)
+    if any(map(is_background, legend.names)) or not (has_most or present < 2):
+        return
+    name = legend.names[void]
+    as_ground = legend.take([void, *(k for k in range(len(legend.names)) if k != void)])
+    key = "values" if legend.values else "colors"
+    ignored = {} if ignore is None else {"ignore": ignore}
+    raise DataError(
+        f"{legend.path} names the class {name}, which has {counted[0][void] / sum(counted[0]):.1%} "
+        "of the mask pixels, and none background. Choose one.",
+        "which-background",
+        choices={
+            f"{name} marks pixels of no class": {
+                key: _stored(left),
+                "classes": left.names,
+                **ignored,
+            },
+            f"{name} is the background": {key: _stored(as_ground), "classes": as_ground.names},
+        },
+    )
+
+
+def _stored(legend: Legend) -> tuple[object, ...]:
+    """The values, or colours as for --colors."""
+    return legend.values or tuple(bytes(color).hex().upper() for color in legend.colors)
 
 
 def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Legend | None:
@@ -146,8 +248,9 @@ def _legends_in(folder: Path) -> Iterator[Legend]:
 def read_legend(path: Path) -> Legend | None:
     """Read a legend; None if the file is not one.
 
-    Reads tables with the columns name, r, g, b or name, value; lines of a name and a colour;
-    names in the order of class ids (.txt); and nnU-Net's dataset.json.
+    Reads tables with the columns name, r, g, b or name, hex or name, value; lines of a name and
+    a colour, or of a name and a value; names in the order of class ids (.txt); nnU-Net's
+    dataset.json, names by value (id2label.json), and Supervisely's titles and colours.
     """
     require_regular(path)
     text = path.read_text(encoding="utf-8-sig", errors="replace")
@@ -155,23 +258,97 @@ def read_legend(path: Path) -> Legend | None:
         return _read_json(path, text)
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    heads = [head.strip().lower() for head in lines[0].split(",")] if lines else []
-    heads = [_SAME.get(head, head) for head in heads]
-    for keys in (("name", "r", "g", "b"), ("name", "value")):
-        if set(keys) <= set(heads):
-            rows = [dict(zip(heads, row, strict=False)) for row in csv.reader(lines[1:])]
-            return _made(path, [tuple(row.get(key, "").strip() for key in keys) for row in rows])
-    found = [_split(line) for line in lines]
-    if any(found):
-        return _made(path, found if found[0] else found[1:])  # after a header
+    if not lines:
+        return None
+    for read in (_read_table, _read_colors, _read_numbered):
+        if legend := read(path, lines):
+            return legend
     names = [line for line in lines if line != "__ignore__"]
     is_list = len(set(names)) == len(names) > 1 and all(map(_NAME.fullmatch, names))
-    if path.suffix.lower() != ".txt" or not is_list:
-        return None
+    return _listed(path, names) if path.suffix.lower() == ".txt" and is_list else None
+
+
+def _listed(path: Path, names: Sequence[str]) -> Legend:
     return _in_order(Legend(path, tuple(names), values=tuple(range(len(names))), by_place=True))
 
 
-def _made(path: Path, found: Sequence[tuple[str, ...]]) -> Legend:
+def _read_table(path: Path, lines: Sequence[str]) -> Legend | None:
+    """Read the columns of a table by their heads."""
+    for mark in ",;\t":
+        heads = [each.strip(' "').lower().replace("_", " ") for each in lines[0].split(mark)]
+        heads = [_HEADS.get(head, head) for head in heads]
+        if "name" not in heads:
+            continue
+        rows = [
+            dict(zip(heads, row, strict=False)) for row in csv.reader(lines[1:], delimiter=mark)
+        ]
+
+        def columns(*keys: str, rows: list[dict[str, str]] = rows) -> list[tuple[str, ...]]:
+            return [tuple(row.get(key, "").strip() for key in keys) for row in rows]
+
+        ids = [number for (number,) in columns("value" if "value" in heads else "id")]
+        for keys in (("name", "r", "g", "b"), ("name", "value")):
+            if {*keys} <= {*heads}:
+                return _made(path, columns(*keys), ids if len(keys) > 2 else ())
+        if found := _by_hex(columns("name", "hex")):
+            return _made(path, found, ids)
+        if "id" in heads:
+            return _numbered(path, columns("name", "id"))
+    return None
+
+
+def _by_hex(found: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Names with R, G and B, from names with `#RRGGBB`; [] if any is not."""
+    colors = [_HEX.fullmatch(color) for _, color in found]
+    return [
+        (name, *map(str, bytes.fromhex(color[1])))
+        for (name, _), color in zip(found, colors, strict=True)
+        if color and all(colors)
+    ]
+
+
+def _read_colors(path: Path, lines: Sequence[str]) -> Legend | None:
+    """Read lines of a name and a colour, with or without an id and alpha."""
+    labels = [match for line in lines if (match := _ITK_SNAP.match(line))]
+    if len(labels) == len(lines):
+        entries = [match.group(5, 2, 3, 4) for match in labels]
+        return _made(path, entries, [match[1] for match in labels])
+    has_head = not _split(lines[0])
+    body = lines[has_head:]
+    if not any(map(_split, body)):
+        return None
+    numbered = [match for line in body if (match := _NUMBERED.match(line))]
+    ids = [match[1] for match in numbered]
+    if not len({*ids}) == len(ids) == len(body):
+        ids = []
+    body = [match[2] for match in numbered] if ids else body
+    found = [_split(line) for line in body]
+    opaque = [_split(match[1]) for line in body if (match := _WITH_ALPHA.match(line))]
+    if len({entry[0] for entry in opaque if entry}) == len(body):
+        found = opaque
+    return _made(path, found, ids)
+
+
+def _read_numbered(path: Path, lines: Sequence[str]) -> Legend | None:
+    """Read lines of a value and a name."""
+    for pattern, name, number in ((_NUMBERED, 2, 1), (_NUMBER_LAST, 1, 2)):
+        found = [match for line in lines if (match := pattern.match(line))]
+        if len(found) == len(lines):
+            return _numbered(path, [(match[name].strip(), match[number]) for match in found])
+    return None
+
+
+def _numbered(path: Path, found: Sequence[tuple[str, ...]]) -> Legend | None:
+    """The legend of names with values; None if these are no class ids, such as of images."""
+    names, numbers = zip(*found, strict=True) if found else ((), ())
+    is_unique = len({*names}) == len({*numbers}) == len(found) > 1
+    are_ids = all(number.isdecimal() and int(number) < 256 for number in numbers)
+    return (
+        _made(path, found) if is_unique and are_ids and not any(map(str.isdecimal, names)) else None
+    )
+
+
+def _made(path: Path, found: Sequence[tuple[str, ...]], ids: Sequence[str] = ()) -> Legend:
     for number, entry in enumerate(found, start=1):
         if not entry or not all(part.isdecimal() and int(part) < 256 for part in entry[1:]):
             raise DataError(
@@ -185,30 +362,46 @@ def _made(path: Path, found: Sequence[tuple[str, ...]]) -> Legend:
     if all(len(entry) == 2 for entry in found):
         return _in_order(Legend(path, names, values=tuple(int(value) for _, value in found)))
     colors = tuple((int(r), int(g), int(b)) for _, r, g, b in found)
-    return _in_order(Legend(path, names, colors))
+    are_ids = all(each.isdecimal() and int(each) < 256 for each in ids)
+    values = tuple(map(int, ids)) if are_ids and len({*ids}) == len(names) else ()
+    return _in_order(Legend(path, names, colors, values))
 
 
 def _read_json(path: Path, text: str) -> Legend | None:
     try:
-        labels = json.loads(text)["labels"]
-        pairs = [(k, v) if isinstance(v, int) else (v, int(k)) for k, v in labels.items()]
+        content = json.loads(text)
+        if path.stem.lower() == "dataset":
+            content = content["labels"]
+        elif isinstance(content, dict):
+            content = content.get("classes", content)
+        if isinstance(content, list):
+            return _read_list(path, content)
+        pairs = [(k, v) if isinstance(v, int) else (v, int(k)) for k, v in content.items()]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     pairs = [each for each in pairs if isinstance(each[0], str) and each[1] >= 0]
-    void = next((value for name, value in pairs if name.casefold() in VOID_NAMES), None)
-    pairs = [each for each in pairs if each[0].casefold() not in VOID_NAMES]
     if len(pairs) < 2 or len(dict(pairs)) < len(pairs):
         return None
     pairs.sort(key=lambda each: each[1])
     names, values = zip(*pairs, strict=True)
-    return _in_order(Legend(path, names, values=values, ignore=void))
+    return _in_order(Legend(path, names, values=values))
+
+
+def _read_list(path: Path, classes: list[Any]) -> Legend | None:
+    """Read names, or Supervisely's titles and colours."""
+    if len(classes) > 1 and all(isinstance(each, str) for each in classes):
+        return _listed(path, classes)
+    entries = [(str(each.get("title", each.get("name"))), str(each["color"])) for each in classes]
+    found = _by_hex(entries)
+    return _made(path, found) if len({name for name, *_ in found}) == len(classes) > 1 else None
 
 
 def _in_order(legend: Legend) -> Legend:
-    """Put the background class first; the others keep their order."""
-    return legend.take(
-        sorted(range(len(legend.names)), key=lambda k: not is_background(legend.names[k]))
-    )
+    """Put the background class first (of two, void is one); the others keep their order."""
+    names = legend.names
+    is_two = len(names) == 2 and not any(map(is_background, names))
+    is_ground = is_void if is_two else is_background
+    return legend.take(sorted(range(len(names)), key=lambda k: not is_ground(names[k])))
 
 
 def _split(line: str) -> tuple[str, ...]:
