@@ -352,6 +352,23 @@ def test_class_ids_are_no_objects(
 # alpha, white as 0, -1, smoothed edges
 
 
+def test_organs_in_rough_places_are_asked_about(tmp_path: Path) -> None:
+    """One region each, few at first: small organs that move hardly overlap."""
+
+    def make(number: int) -> np.ndarray:
+        random = np.random.default_rng(number)
+        ids = np.zeros(SIZE, np.uint8)
+        for k in range(2 + number % 5):
+            row, column = random.integers(-8, 9, 2)
+            ids[disc(18 + 36 * (k // 3) + row, 15 + 30 * (k % 3) + column, 5)] = k + 1
+        return ids
+
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path), make, 10)
+    error = raises(masks)
+    assert error.code == "ids-or-objects"
+    shares(masks, truth, **error.choices["They are class ids"])
+
+
 @pytest.mark.parametrize("colors", [BLACK[[0, 2, 0]], BLACK * 0, WHITE[[0, 0, 0]]])
 def test_classes_that_differ_in_alpha_only(tmp_path: Path, colors: np.ndarray) -> None:
     def save(ids: np.ndarray, path: Path, _: int) -> Path:

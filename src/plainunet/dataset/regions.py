@@ -35,8 +35,8 @@ def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
     They may if each is one region in its mask and the number of values differs between masks,
     from 1 on, with few gaps (any are allowed in 16 bits). Without gaps it is certain if a mask has
     four or more (three in 16 bits), their numbers vary widely and so do their positions: class ids
-    hardly ever do. With fewer, regions that touch or stay in place are classes, such as a tumour in
-    an organ.
+    hardly ever do. With fewer, regions that touch or stay in place are classes, such as a tumour
+    in an organ.
     """
     busy = [each for each in counts if len(_numbers(each, ignore))]
     lengths = Counter(len(_numbers(each, ignore)) for each in busy)
@@ -57,7 +57,7 @@ def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
     is_sure = most >= (3 if is_deep else 4) and len(lengths) > 2 and not gaps
     if most < 4 and (in_place or _share_touching(masks) > _NEARLY_ALL):
         return "no"
-    return "yes" if is_sure and not in_place else "maybe"
+    return "yes" if is_sure and not in_place and _spread(masks) > _IN_PLACE else "maybe"
 
 
 def are_in_pieces(counts: Sequence[MaskCounts], ignore: int | None) -> bool:
@@ -96,6 +96,24 @@ def _share_in_place(masks: Sequence[_Numbered]) -> float:
             total = np.sum(regions, axis=0)
             shares.append(total.sum() / (total > 0).sum() / len(regions))
     return float(np.mean(shares)) if shares else 0.0
+
+
+def _spread(masks: Sequence[_Numbered]) -> float:
+    """How far the centres of a number spread across masks, relative to those of all numbers."""
+    centers: dict[int, list[NDArray[np.float64]]] = {}
+    for mask, numbers in masks:
+        for number in numbers:
+            center = np.argwhere(mask == number).mean(axis=0) / mask.shape
+            centers.setdefault(number, []).append(center)
+    places = [np.array(each) for each in centers.values() if len(each) > 2]
+    if not places:
+        return 1.0
+    within = np.concatenate([each - each.mean(axis=0) for each in places])
+    around = np.concatenate(places)
+    degrees = (len(around) - 1) / max(1, len(around) - len(places))
+    return float(
+        np.sqrt((within**2).sum() / (np.var(around, axis=0).sum() * len(around)) * degrees)
+    )
 
 
 def _share_touching(masks: Sequence[_Numbered]) -> float:
