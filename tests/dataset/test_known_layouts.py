@@ -947,6 +947,21 @@ def test_shifted_numbers_are_not_joined(tmp_path: Path) -> None:
             "S/{n}.png",
             {"ImageSets/trn.txt": "0\n1", "ImageSets/val.txt": "2"},
         ),
+        (
+            "images/{n}.png",
+            "masks/{n}.png",
+            {"splits/train.txt": "0\n1", "splits/val.txt": "2", "splits/train_2.txt": "2"},
+        ),
+        (
+            "images/{n}.tif",
+            "masks/{n}.png",
+            {"meta/training.txt": "0.png\n1.png", "meta/validation.txt": "2.png"},
+        ),
+        (
+            "set/r{n}/images/r_{n}.png",
+            "set/r{n}/labels/r_{n}.png",
+            {"set/train.txt": "r_0.png\nr_1.png", "set/val.txt": "r_2.png"},
+        ),
     ],
 )
 def test_lists_of_names_give_the_splits(
@@ -957,6 +972,17 @@ def test_lists_of_names_give_the_splits(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert [row[3] for row in pairs_of(tmp_path)] == ["train", "train", "val"]
+
+
+def test_lists_of_several_folds_are_not_used(tmp_path: Path) -> None:
+    draw_pairs(tmp_path, *each("images/{n}.png", "masks/{n}.png", {"": 3}))
+    for fold, (val, *train) in enumerate(("012", "120")):
+        for name, listed in (("train", train), ("val", [val])):
+            touch(tmp_path, f"folds/{name}{fold}.txt")
+            (tmp_path / f"folds/{name}{fold}.txt").write_text("\n".join(listed))
+    heard = Collected()
+    assert [pair.part for pair in find_pairs(tmp_path, reporter=heard)] == [None] * 3
+    assert any("folds/train0.txt" in note for note in heard.notes)
 
 
 def test_a_list_not_named_after_a_split_is_reported(tmp_path: Path) -> None:

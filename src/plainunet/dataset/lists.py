@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
 from plainunet.config import FolderConfig
-from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, Key, find_part, walk
+from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, Key, find_part, list_folder, walk
 from plainunet.dataset.matching import join_files, match_names
 from plainunet.errors import Error
 from plainunet.formats.images import IMAGE_SUFFIXES
@@ -90,8 +90,8 @@ def read_parts(
     """Read the splits from lists of names; {} if there are none.
 
     Lists are VOC's and CVAT's in ImageSets/ next to the image folder `root`, or train.txt,
-    val.txt ... next to the data if no folder is a split. If none in ImageSets/ is named after a
-    split, they list the images.
+    val.txt ... next to the data or in a folder there, such as splits/, if no folder is a split.
+    If none in ImageSets/ is named after a split, they list the images.
     """
     sets = root.parent / "ImageSets"
     below = sorted(sets.iterdir()) if sets.is_dir() else []
@@ -99,15 +99,10 @@ def read_parts(
     files = next(filter(None, (sorted(each.glob("[!.]*.txt")) for each in places)), [])
     names = _tails(images)
     in_sets = bool(files)
-    if not in_sets and not has_parts:
-        beside = dict.fromkeys((folder, root, root.parent))
-        files = [f for each in beside for f in sorted(each.glob("[!.]*.txt")) if find_part(f.stem)]
-        files = [file for file in files if file.is_file()]
     rows = {file: _named_in(file, names) for file in files}
-    if not in_sets:  # unrelated lists name other files
-        files = [
-            file for file in files if sum(map(bool, rows[file].values())) * 2 > len(rows[file])
-        ]
+    if not in_sets and not has_parts:
+        rows = _rows_beside(folder, root, names, reporter)
+        files = [*rows]
     exact = [file for file in files if file.stem.lower() in PARTS]
     parted = exact or [file for file in files if find_part(file.stem)]
     listed: dict[Key, str | None] = {}
@@ -141,6 +136,30 @@ def read_parts(
         where = "ImageSets" if in_sets else "these lists"
         reporter.note(f"{len(images) - len(listed)} images that are not in {where} are skipped.")
     return listed
+
+
+def _rows_beside(
+    folder: Path, root: Path, names: Mapping[str, Key | None], reporter: Reporter
+) -> dict[Path, dict[str, Key | None]]:
+    """The lists of splits next to the data, else in the first folder there that has some."""
+    tops = dict.fromkeys((folder, *(top for top in root.parents if folder in top.parents)))
+    inner = [each for top in tops for each in sorted(list_folder(top)) if each.is_dir()]
+    beside = [*dict.fromkeys((*tops, root, root.parent))]
+    for places in (beside, *([each] for each in inner if each.name[0] != ".")):
+        files = [f for each in places for f in sorted(each.glob("[!.]*.txt")) if find_part(f.stem)]
+        rows = {file: _named_in(file, names) for file in files if file.is_file()}
+        # unrelated lists name other files
+        found = {f: own for f, own in rows.items() if sum(map(bool, own.values())) * 2 > len(own)}
+        exact = any(file.stem.lower() in PARTS for file in found)
+        is_one_each = len({find_part(file.stem) for file in found}) == len(found)
+        if found and (exact or is_one_each or places is beside):
+            return found
+        if found:  # folds of a cross-validation
+            reporter.note(
+                f"{first_five([*found])} are not used, since there are several lists of one "
+                f"split. To use some, copy them to {folder / 'train.txt'} and val.txt."
+            )
+    return {}
 
 
 def _tails(images: Mapping[Key, Path]) -> dict[str, Key | None]:
