@@ -1022,6 +1022,30 @@ def test_a_list_in_the_folder_is_suggested(
     assert [row[3] for row in found] == parts
 
 
+def test_formats_of_other_programs_are_noted(tmp_path: Path) -> None:
+    for n in range(2):
+        image(tmp_path / f"images/{n}.png")
+        touch(tmp_path, f"annotations/{n}.json", f"{n}_ids.txt")
+        v7 = {"item": {"name": f"{n}.png"}, "annotations": [{"polygon": {"paths": []}}]}
+        (tmp_path / f"annotations/{n}.json").write_text(json.dumps(v7))
+        (tmp_path / f"{n}_ids.txt").write_text("0\n1\n")  # no annotations
+    heard = Collected()
+    assert not find_pairs(tmp_path, reporter=heard, at_least=0)
+    (note,) = heard.notes
+    assert str(tmp_path / "annotations/1.json") in note
+    assert "ids.txt" not in note
+    (problem,) = heard.problems
+    assert "--pairs" in str(problem)
+
+
+def test_arrays_in_archives_are_noted(tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", X=np.zeros((2, 8, 8)))
+    heard = Collected()
+    with pytest.raises(FileNotFoundError):
+        find_pairs(tmp_path, reporter=heard)
+    assert any("train.npz" in note for note in heard.notes)
+
+
 @pytest.mark.parametrize("name", ["labels/0.txt labels/1.txt", "annotations.xml", "0_Seg.h5"])
 def test_unsupported_annotations_are_noted(tmp_path: Path, name: str) -> None:
     for n in range(2):

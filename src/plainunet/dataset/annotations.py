@@ -1,6 +1,7 @@
 """Find the pairs of image and mask in COCO and run-length files."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from plainunet.formats.sources import CocoImage, RleImage, Source
 from plainunet.reporter import Reporter
 
 _UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".svg", ".mat")
+_START = 65536  # bytes that tell the kind of a file
+# of the VGG Image Annotator, V7, xView2 and others
+_OTHER_JSON = re.compile(rb'"(shape_attributes|polygons?|bounding_box|points|wkt)"\s*:')
 
 
 def name_file(folder: Path, masks: str) -> Path:
@@ -64,7 +68,9 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
             )
         if not chosen:
             others = [name for name in names if not (is_shapes(place / name) or is_legend(name))]
-            others = [name for name in others if name != "meta.json"]  # Supervisely's
+            # Supervisely's; and those in `unread`
+            others = [name for name in others if name != "meta.json"]
+            others = [name for name in others if not _is_unread(place / name)]
             for name in others[:3]:
                 note(f"No masks are read from {place / name}: {_why_not(place / name)}")
         yield from chosen
@@ -83,7 +89,7 @@ def unread(folder: Path) -> str:
     """Message on files that look like annotations of an unsupported kind; or ""."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _UNREAD and path.name[0] != "." and not is_legend(path.name):
+        if path.name[0] != "." and not is_legend(path.name) and _is_unread(path):
             kinds.setdefault(path.suffix.lower(), []).append(path)
     files = max(kinds.values(), key=len, default=[])
     if not files or (files[0].suffix.lower() == ".txt" and len(files) < 2):
@@ -92,6 +98,22 @@ def unread(folder: Path) -> str:
         f"{first_five(files)}: this annotation format is not supported. Export masks as PNG or "
         "COCO JSON."
     )
+
+
+def _is_unread(path: Path) -> bool:
+    """Whether a file looks like annotations of an unsupported kind."""
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".txt"):
+        return suffix in _UNREAD
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START)
+    except OSError:
+        return False
+    if suffix == ".json":
+        return bool(_OTHER_JSON.search(start)) and not (is_shapes(path) or coco.is_coco(path))
+    # one word a line is a list of images
+    return len(start.partition(b"\n")[0].split()) != 1
 
 
 def _is_annotations(file: Path) -> bool:

@@ -59,7 +59,7 @@ UNREAD_SUFFIXES = frozenset(
     {
         *(".dcm", ".nii", ".nii.gz", ".mha", ".nrrd", ".czi", ".nd2", ".lif", ".svs", ".exr"),
         *(".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".xcf", ".svg", ".pdf", ".tga"),
-        *(".hdr", ".ecw", ".img"),
+        *(".hdr", ".ecw", ".img", ".npz"),
     }
 )
 """Suffixes of unsupported image formats."""
