@@ -330,6 +330,31 @@ def test_the_same_names_in_the_folder_of_each_image(tmp_path: Path) -> None:
     assert shares(found) == [3 * (768 - 32), 3 * 16, 3 * 16]
 
 
+@pytest.mark.parametrize("path", ["masks/{}_mask_{}.png", "masks/{}/{}.png"])
+def test_the_same_names_in_a_folder_of_a_folder(tmp_path: Path, path: str) -> None:
+    for n, k in product(range(3), (1, 2)):
+        image(tmp_path / f"set/images/{n}.png")
+        mask(tmp_path / "set" / path.format(n, k), (8 * k, 0))
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    by_class, joined = (DataConfig(**flags) for flags in raised.value.choices.values())
+    assert shares(find_pairs(tmp_path, by_class)) == [3 * (768 - 32), 3 * 16, 3 * 16]
+    assert shares(find_pairs(tmp_path, joined)) == [3 * (768 - 32), 3 * 32]
+
+
+def test_folders_of_many_images_are_not_of_one(tmp_path: Path) -> None:
+    """CelebAMask-HQ: folder 0/ holds the masks of images 0 to 1999."""
+    for n in range(6):
+        image(tmp_path / f"CelebA-HQ-img/{n}.jpg")
+        for name in ("hair", "nose"):
+            mask(tmp_path / f"CelebAMask-HQ-mask-anno/{n // 3}/0000{n}_{name}.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert raised.value.code == "no-mask"
+    assert "{" not in str(raised.value).replace("{road,car}", "")
+    assert "CSV" in str(raised.value)
+
+
 def test_photos_of_two_suffixes_beside_their_masks(tmp_path: Path) -> None:
     for n, suffix in enumerate((".jpg", ".jpg", ".jpeg")):
         image(tmp_path / f"{n}{suffix}")
@@ -403,6 +428,43 @@ def test_another_mask_of_an_image_is_asked_about(tmp_path: Path) -> None:
     assert problem.code == "several-masks"
     names = ["1_mask_left.png", "1.png", "1_mask.png"]
     assert [Path(str(file)).name for file in problem.files] == names
+
+
+@pytest.mark.parametrize("where", ["", "set/a/"])
+@pytest.mark.parametrize(("image_name", "mask_name"), [("{}", "{}"), ("{}_rgb", "{}")])
+def test_endings_of_masks_may_be_classes(
+    tmp_path: Path, where: str, image_name: str, mask_name: str
+) -> None:
+    """Some images lack one of the classes, even the most frequent one."""
+    present = {"a_0": "disc square", "b_1": "disc bar square", "c_2": "disc bar", "d_3": "square"}
+    for stem, names in present.items():
+        image(tmp_path / where / "images" / f"{image_name.format(stem)}.png")
+        for name in names.split():
+            at = 8 * ["disc", "square", "bar"].index(name)
+            mask(tmp_path / where / "masks" / f"{mask_name.format(stem)}_{name}.png", (at, 0))
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    (problem,) = raised.value.parts
+    by_class, *joined = (DataConfig(**flags) for flags in problem.choices.values())
+    assert str(by_class.pairs).endswith("{disc,square,bar}.png")
+    found = find_pairs(tmp_path, by_class)
+    assert shares(found) == [4 * 768 - 8 * 16, 3 * 16, 3 * 16, 2 * 16]
+    for config in joined:
+        assert shares(find_pairs(tmp_path, config)) == [4 * 768 - 8 * 16, 8 * 16]
+
+
+def test_numbered_endings_of_masks_may_be_objects(tmp_path: Path) -> None:
+    for n, objects in enumerate((1, 3, 2, 1)):
+        image(tmp_path / f"images/s{n}.png")
+        for k in range(objects):
+            mask(tmp_path / f"masks/s{n}_obj{k + 1}.png", (5 * k, 0))
+    heard = Collected()
+    find_pairs(tmp_path, reporter=heard)
+    (problem,) = heard.problems
+    assert isinstance(problem, DataError)
+    assert problem.files  # nothing of these is used without an answer
+    flags = problem.choices["All are objects of one class"]
+    assert shares(find_pairs(tmp_path, DataConfig(**flags))) == [4 * 768 - 7 * 16, 7 * 16]
 
 
 @pytest.mark.parametrize("known", ["mask", "masks", "labels"])

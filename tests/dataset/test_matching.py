@@ -1,8 +1,8 @@
 """Masks are matched with images by name."""
 
 import re
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Sequence
+from itertools import chain, product
 from pathlib import Path
 
 import pytest
@@ -87,6 +87,39 @@ def test_case_may_differ_if_nothing_else_matches() -> None:
     assert [mask[1] for mask in match_names(images, masks).values()] == ["img_1_M", "img_2_M"]
     images, masks = files("a", "A"), files("A", "a")
     assert match_names(images, masks) == {(".", "a"): (".", "a"), (".", "A"): (".", "A")}
+
+
+def test_leading_zeros_do_not_matter(tmp_path: Path) -> None:
+    images = files(*(f"img{number}" for number in range(1, 12)))
+    masks = files(*(f"mask_{number:03}" for number in range(1, 12)))
+    joined = match_names(images, masks)
+    assert len(joined) == 11
+    assert all(int(ours[1][3:]) == int(theirs[1][5:]) for ours, theirs in joined.items())
+    for path in chain(images.values(), masks.values()):
+        touch(tmp_path, f"{'masks' if 'mask' in path.name else 'images'}/{path.name}")
+    assert len(find_pairs(tmp_path)) == 11  # not the objects of one image
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (("img1", "img01", "img2"), ("mask_001", "mask_002", "mask_003")),  # two may be meant
+        (("img0", "img1", "img2"), ("mask_001", "mask_002", "mask_003")),  # shifted
+        (("a_10", "a_20"), ("b_1", "b_2")),
+    ],
+)
+def test_other_numbers_are_not_joined(images: Sequence[str], masks: Sequence[str]) -> None:
+    with pytest.raises(DataError, match="CSV"):
+        match_names(files(*images), files(*masks))
+
+
+def test_folders_of_images_and_masks_may_be_named_otherwise() -> None:
+    images = files("1", "2", where="train_images") | files("3", where="val_images")
+    masks = files("1", "2", where="train_labels") | files("3", where="val_labels")
+    joined = match_names(images, masks)
+    assert [mask for _, mask in joined.values()] == ["1", "2", "3"]
+    with pytest.raises(DataError):  # the folders of the masks may be classes
+        match_names(files("1", "2", "3"), masks)
 
 
 def test_images_whose_names_end_with_an_id() -> None:

@@ -19,7 +19,8 @@ from plainunet.reporter import Reporter, silent
 
 _FIX = (
     "Add the partner, remove the file, or define the pairs: --pairs 'images/*.jpg:masks/*_m.png' "
-    "(one file per class: 'masks/*_{road,car}.png') or a CSV list: image,mask"
+    "(one file per class: 'masks/*_{road,car}.png') or a CSV list with the columns image,mask: "
+    "--pairs list.csv"
 )
 _MOST_COMPARED = 50
 _ALIKE = 0.7
@@ -124,6 +125,8 @@ def _suffix(path: Path) -> str:
 
 
 _SAMPLE = 2000
+_MOST_ENDS = 20  # more are hardly classes
+_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
 
 class _Affixes(NamedTuple):
@@ -169,15 +172,13 @@ def match_names(
         affixes, joined = _best(images, masks)
     if not as_they_are and not len(joined) == len(images) == len(masks):
         # "IMG_1.JPG" and "img_1.png"
-        small_images, small_masks = _small(images), _small(masks)
-        if len(small_images) == len(images) and len(small_masks) == len(masks):
-            _, small = _best(small_images, small_masks)
-            if len(small) == len(images) == len(masks):
-                joined = {small_images[key]: small_masks[mask] for key, mask in small.items()}
+        small = _join_as(images, masks, lambda where, stem: (where.casefold(), stem.casefold()))
+        joined = small if len(small) == len(images) == len(masks) else joined
     if not as_they_are and len(joined) < len(images):
-        # 21_training and 01_test, each in its split
-        found = max(_join_places(images, masks), _join_starts(images, masks), key=len)
-        joined = found if len(found) > len(joined) else joined
+        # 21_training and 01_test, each in its split; "img1" and "mask_001"
+        places, starts = _join_places(images, masks), _join_starts(images, masks)
+        unpadded = _join_as(images, masks, lambda where, stem: (where, _ZEROS.sub("", stem)))
+        joined = max(joined, places, starts, unpadded, _join_folders(images, masks), key=len)
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
@@ -212,6 +213,26 @@ def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
         for key in keys:
             places[key[0]][number][key] = None
     return {image: mask for both in places.values() for image, mask in _best(*both)[1].items()}
+
+
+def _join_as(
+    images: Files, masks: Mapping[Key, Source], form: Callable[[str, str], Key]
+) -> dict[Key, Key]:
+    """Match names in a simpler form; {} if two names have the same form."""
+    ours, theirs = ({form(*key): key for key in keys} for keys in (images, masks))
+    if len(ours) < len(images) or len(theirs) < len(masks):
+        return {}
+    return {ours[key]: theirs[mask] for key, mask in _best(ours, theirs)[1].items()}
+
+
+def _join_folders(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
+    """Match names in folders named otherwise: train_images/ to train_labels/; {} if in doubt."""
+    joined = _join_as(images, masks, lambda _, stem: ("", stem))
+    folders = {(image[0], mask[0]) for image, mask in joined.items()}
+    sides = [{*side} for side in zip(*folders, strict=True)]
+    # folders of one side only may be classes
+    is_sure = len(joined) == len(masks) and all(len(side) == len(folders) for side in sides)
+    return joined if is_sure else {}
 
 
 def _join_starts(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
@@ -310,30 +331,33 @@ _NUMBERED = re.compile(
 )
 
 
-def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
+def join_objects(images: Files, masks: Files, folder: Path = Path()) -> dict[Key, Source]:
     """Join several masks of one image, such as one per object, as their union.
 
     They share a name but for a number (7_mask.png and 7_mask_1.png of 7.png), or a folder that
-    belongs to one image (ID/masks/ of ID/images/, masks/7/ of images/7.png).
+    belongs to one image (ID/masks/ of ID/images/, masks/7/ of images/7.png). `folder` is the one
+    that `--pairs` is relative to.
 
     Raises:
         DataError: All images have masks with the same numbers, which may be classes.
     """
-    groups: dict[Key, dict[str, Path]] = defaultdict(dict)
+    groups: dict[Key, dict[str, Path]] = defaultdict(dict)  # by ending
     by_folder = _image_of_folder(images, {where for where, _ in masks})
     for (where, stem), path in masks.items():
         match = _NUMBERED.fullmatch(stem)
         if by_folder:
-            groups[by_folder[where]][stem] = path
+            groups[by_folder[where]][f"/{stem}"] = path
         elif match:
-            groups[where, match["base"]][match["number"]] = path
+            groups[where, match["base"]][stem[match.end("base") :]] = path
         else:
             groups[where, stem][""] = path
     several = [own for own in groups.values() if len(own) > 1]
     if not several and not by_folder:
         return {**masks}
     before, after = (len(_best(images, each)[1]) for each in (masks, groups))
-    if not by_folder and (after < before or len(masks) - before <= len(groups) - after):
+    # without any match, the number tells images apart: mask_001.png
+    fewer = len(masks) - before <= len(groups) - after
+    if not by_folder and (after == 0 or after < before or fewer):
         return {**masks}
     first = several[0] if several else {}
     # the number of objects varies between images; the classes are the same
@@ -342,18 +366,7 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
     same = all(own.keys() == first.keys() for own in groups.values())
     alike = same and len(first) > 1 and len(groups) > 1
     if len(worded) > 1 or alike:
-        where, stem = next(key for key, own in groups.items() if own is first)
-        owners = [key for key in images if key[0] == where and stem.startswith(key[1])]
-        image = images[max(owners, key=lambda key: len(key[1]))] if owners else None
-        by_class, joined_as = _patterns_of(image, list(first.values()), bool(by_folder))
-        raise DataError(
-            "Each image has the same set of masks, such as "
-            f"{first_five(list(first.values()))}. For one mask per class, name the classes in "
-            f"braces: --pairs '{by_class}'. For objects of one class, join them with one more *: "
-            f"--pairs '{joined_as}'.",
-            "several-masks",
-            list(first.values()),
-        )
+        raise _same_set(images, groups, first, folder)
     joined: dict[Key, Source] = {}
     for key, own in groups.items():
         paths = list(own.values())
@@ -363,25 +376,33 @@ def join_objects(images: Files, masks: Files) -> dict[Key, Source]:
     return joined
 
 
-def _patterns_of(image: Path | None, masks: Sequence[Path], by_folder: bool) -> tuple[str, str]:
-    """Patterns for --pairs that read masks of one image as classes, and as objects."""
-    first = masks[0]
-    ends = [path.stem for path in masks]
-    below = f"{first.parent.parent.name}/*/" if by_folder else f"{first.parent.name}/*"
-    if not by_folder:
-        core = image.stem if image else ""
-        ends = [end.removeprefix(core) if core else end for end in ends]
-    shared = ends[0]
-    for end in ends[1:]:
-        shared = _beginning(shared, end)
-    braces = ",".join(end[len(shared) :] for end in ends)
-    start = f"{image.parent.name}/*{image.suffix}" if image else "images/*.png"
-    if by_folder and image and image.parent.parent == first.parent.parent:  # ID/images/, ID/masks/
-        start, below = f"*/{image.parent.name}/*{image.suffix}", f"*/{first.parent.name}/"
-    return (
-        f"{start}:{below}{shared}{{{braces}}}{first.suffix}",
-        f"{start}:{below}{shared}*{first.suffix}",
+def _same_set(
+    images: Files, groups: Mapping[Key, Mapping[str, Path]], own: Mapping[str, Path], folder: Path
+) -> DataError:
+    """The error for images that have the same set of masks each, such as `own`."""
+    affixes, joined = _best(images, groups)
+    in_folders = any(end.startswith("/") for end in own)
+    paths = {key: next(iter(each.values())) for key, each in groups.items()}
+    tops = {key: path.parent for key, path in paths.items()} if in_folders else paths
+    matched = _Matched(images, tops, affixes, joined, folder)
+    answers: dict[str, str] = {}
+    # masks/7/, not ID/masks/, whose * would differ from that of ID/images/
+    if not in_folders or all(path.name == key[1] for key, path in tops.items()):
+        ends = [affixes.mask_end + end for end in own]
+        answers = matched.answers(next(iter(joined)), ends, next(iter(own.values())).suffix)
+    listed = list(own.values())
+    return DataError(
+        f"Each image has the same set of masks, such as {first_five(listed)}. "
+        f"{_chosen(answers) or _FIX}.",
+        "several-masks",
+        listed,
+        choices={meaning: {"pairs": pairs} for meaning, pairs in answers.items()},
     )
+
+
+def _chosen(answers: Mapping[str, str]) -> str:
+    listed = "; ".join(f"{meaning}: --pairs '{pairs}'" for meaning, pairs in answers.items())
+    return f"Choose. {listed}" if listed else ""
 
 
 def join_files(paths: Sequence[Path]) -> ObjectFiles:
@@ -404,7 +425,8 @@ def _image_of_folder(images: Files, mask_folders: set[str]) -> dict[str, Key]:
     named = {Path(where, stem).as_posix(): (where, stem) for where, stem in images}
     for known in (alone, named):
         found = {where: known[where] for where in mask_folders if where in known}
-        if len(found) == len(mask_folders) > 1:
+        # CelebAMask-HQ has 2000 images for each of the folders 0/ to 14/
+        if len(found) == len(mask_folders) > 1 and len(found) * 2 > len(known):
             return found
     return {}
 
@@ -412,10 +434,6 @@ def _image_of_folder(images: Files, mask_folders: set[str]) -> dict[str, Key]:
 def _of(files: Files, keys: Iterable[Key]) -> dict[Key, Path]:
     chosen = set(keys)
     return {key: path for key, path in files.items() if key in chosen}
-
-
-def _small(files: Iterable[Key]) -> dict[Key, Key]:
-    return {(where.casefold(), stem.casefold()): (where, stem) for where, stem in files}
 
 
 def _cut(key: Key, affixes: Sequence[str]) -> Key | None:
@@ -580,6 +598,35 @@ class _Matched(NamedTuple):
         first, second = (Path(*each, "*").as_posix() for each in starred)
         return first, second
 
+    def start(self, image: Key) -> str:
+        """The `--pairs` up to the endings of the masks."""
+        first, second = self.patterns(image)
+        before, after, before_mask, _ = self.affixes
+        suffix = self.images[image].suffix
+        return f"{first[:-1]}{before}*{after}{suffix}:{second[:-1]}{before_mask}*"
+
+    def end_of(self, image: Key, mask: Key) -> str:
+        """What follows an image's name in a mask's."""
+        core = (_cut(image, self.affixes[:2]) or image)[1]
+        rest = mask[1].removeprefix(self.affixes.mask_start)
+        return rest.removeprefix(core) if rest.startswith(core) else ""
+
+    def answers(self, image: Key, ends: Sequence[str], suffix: str) -> dict[str, str]:
+        """Meanings of several masks of each image, by their endings, and the `--pairs` of each."""
+        start, shared = self.start(image), ends[0]
+        for end in ends[1:]:
+            shared = _beginning(shared, end)
+        words = re.match(r".*[\W_]|", shared, re.S)
+        same = words[0] if words else ""
+        found: dict[str, str] = {}
+        names = [end[len(same) :] for end in ends]
+        if len(ends) <= _MOST_ENDS and all(re.fullmatch(r"[^{},*:]+", name) for name in names):
+            found["Each is a class"] = f"{start}{same}{{{','.join(names)}}}{suffix}"
+        # "a_b_c" is "a_b" and "c" to '*_*'
+        if shared and not any(shared in end[len(shared) :] for end in ends):
+            found["All are objects of one class"] = f"{start}{shared}*{suffix}"
+        return found
+
     def _below(self, files: Files, key: Key) -> list[str]:
         top = files[key].parent
         return [*(top.relative_to(self.folder) if top.is_relative_to(self.folder) else top).parts]
@@ -637,41 +684,67 @@ def _require_all(matched: _Matched, reporter: Reporter) -> None:
             f"{'; '.join(problems)}. {_FIX}.{leave}",
             each[0].code,
             [file for problem in each for file in problem.files],
-            parts=each,
+            # one error if the names have nothing in common
+            parts=each if joined or moves else (),
         )
     )
 
 
 def _of_images_that_stay(lonely: Files, matched: _Matched) -> dict[Key, DataError]:
-    """Errors for masks that look like second masks of an image."""
+    """The error for masks that look like further masks of images, by mask and by image."""
+    images, masks, _, joined, _ = matched
+    further = _further(lonely, matched)
+    owner = next((key for key in further if key in joined), None)
+    if owner is None:
+        return {}
+    own_end = matched.end_of(owner, joined[owner])
+    ends = dict.fromkeys([own_end, *(end for own in further.values() for end in own)])
+    suffix, answers = masks[joined[owner]].suffix, {}
+    if own_end:  # no pattern joins "7" and "7_b"
+        answers = matched.answers(owner, [*ends], suffix)
+    if own_end and further.keys() <= joined.keys():
+        only = {f"Only those with '{own_end}' count": f"{matched.start(owner)}{own_end}{suffix}"}
+        answers = only | answers
+    files = []
+    for image, own in further.items():
+        files += [*(lonely[key] for key in own.values()), images[image]]
+        files += [masks[joined[image]]] if image in joined else []
+    first = lonely[next(iter(further[owner].values()))]
+    more = f", and {len(further) - 1} more images have such masks" if len(further) > 1 else ""
+    problem = DataError(
+        f"{first} looks like another mask of {images[owner]}, next to {masks[joined[owner]]}{more}"
+        f". {_chosen(answers) or 'Remove it, or define the pairs by a CSV list (--pairs)'}; or add "
+        "the image that it belongs to.",
+        "several-masks",
+        files,
+        choices={meaning: {"pairs": pairs} for meaning, pairs in answers.items()},
+    )
+    left = [*(key for own in further.values() for key in own.values()), *(further.keys() - joined)]
+    return dict.fromkeys(left, problem)
+
+
+def _further(lonely: Files, matched: _Matched) -> dict[Key, dict[str, Key]]:
+    """Files without a partner that may be masks of an image, by image and by ending."""
     images, masks, affixes, joined, _ = matched
-    cores = {_cut(key, affixes[:2]): key for key in joined}
-    found = {}
-    for (where, stem), mask in lonely.items():
-        ends = [match.start() for match in re.finditer(r"[\W_]", stem)]
-        owner = next(
-            (cores[where, stem[:e]] for e in ends[::-1] if (where, stem[:e]) in cores), None
-        )
-        if owner is not None:
-            image, own = images[owner], masks[joined[owner]]
-            core = (_cut(owner, affixes[:2]) or owner)[1]
-            ends_of = own.stem.partition(core)[2], stem.partition(core)[2]
-            start = f"{image.suffix}:".join(matched.patterns(owner))
-            both = ""
-            if ends_of[0]:
-                shared = _beginning(*ends_of)
-                both = (
-                    f"both as classes, '{start}{{{','.join(ends_of)}}}{own.suffix}'; both "
-                    f"joined, '{start}{shared}*{own.suffix}'; " * bool(shared)
-                )
-            found[where, stem] = DataError(
-                f"{mask} looks like another mask of {image}, next to {own}. Choose: one of them, "
-                f"as in --pairs '{start}{ends_of[0]}{own.suffix}'; {both}or add the image that it "
-                "belongs to.",
-                "several-masks",
-                [mask, image, own],
-            )
-    return found
+    cores = {_cut(key, affixes[:2]): key for key in images}
+    further: dict[Key, dict[str, Key]] = defaultdict(dict)
+    for where, stem in lonely:
+        rest = stem.removeprefix(affixes.mask_start)
+        # "7" or "7_", if the images are named 7_rgb
+        starts = (at for match in re.finditer(r"[\W_]", rest) for at in match.span())
+        for start in sorted({*starts} - {len(rest)}, reverse=True):
+            owner = cores.get((where, rest[:start]))
+            # next to images, the longer name may be another image without a mask
+            if owner and (owner in joined or (where, stem) in masks):
+                further[owner][rest[start:]] = where, stem
+                break
+    known = {end for owner, own in further.items() if owner in joined for end in own}
+    # a single one with an ending of its own is misspelt
+    return {
+        owner: own
+        for owner, own in further.items()
+        if owner in joined or len(own) > 1 or own.keys() <= known
+    }
 
 
 def _channels(alone: Iterable[Key], matched: _Matched) -> dict[Key, DataError]:

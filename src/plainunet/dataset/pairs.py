@@ -186,7 +186,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         images.update(some_images)
         files.update(some_masks)
         shapes.update(some_shapes)
-    masks = join_objects(images, files)
+    masks = join_objects(images, files, folder)
     if masks == files:
         masks = {**(join_classes(images, files) or files)}
     elif several := [each for each in masks.values() if isinstance(each, ObjectFiles)]:
