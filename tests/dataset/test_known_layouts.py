@@ -453,11 +453,12 @@ def test_endings_of_masks_may_be_classes(
         assert shares(find_pairs(tmp_path, config)) == [4 * 768 - 8 * 16, 8 * 16]
 
 
-def test_numbered_endings_of_masks_may_be_objects(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", [("_obj1", "_obj2", "_obj3"), ("_a_cell", "_b_cell", "_c_cell")])
+def test_endings_of_masks_may_be_objects(tmp_path: Path, ends: Sequence[str]) -> None:
     for n, objects in enumerate((1, 3, 2, 1)):
-        image(tmp_path / f"images/s{n}.png")
-        for k in range(objects):
-            mask(tmp_path / f"masks/s{n}_obj{k + 1}.png", (5 * k, 0))
+        image(tmp_path / f"images/s_{n}.png")
+        for k, end in enumerate(ends[:objects]):
+            mask(tmp_path / f"masks/s_{n}{end}.png", (5 * k, 0))
     heard = Collected()
     find_pairs(tmp_path, reporter=heard)
     (problem,) = heard.problems

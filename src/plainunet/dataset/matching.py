@@ -622,9 +622,11 @@ class _Matched(NamedTuple):
         names = [end[len(same) :] for end in ends]
         if len(ends) <= _MOST_ENDS and all(re.fullmatch(r"[^{},*:]+", name) for name in names):
             found["Each is a class"] = f"{start}{same}{{{','.join(names)}}}{suffix}"
-        # "a_b_c" is "a_b" and "c" to '*_*'
-        if shared and not any(shared in end[len(shared) :] for end in ends):
-            found["All are objects of one class"] = f"{start}{shared}*{suffix}"
+        tail = _shared(("", end) for end in ends)[1]
+        tail = tail if min(map(len, ends)) > len(shared + tail) else ""
+        # "a_b_c" is "a_b" and "c" to '*_*', and "a" and "b" to '*_*_c'
+        if shared and not any(shared in end[len(shared) : len(end) - len(tail)] for end in ends):
+            found["All are objects of one class"] = f"{start}{shared}*{tail}{suffix}"
         return found
 
     def _below(self, files: Files, key: Key) -> list[str]:
