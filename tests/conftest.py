@@ -129,6 +129,14 @@ def small_data(tmp_path: Path) -> Path:
     return draw_rectangles(tmp_path / "small")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _not_waiting_for_the_disk() -> Iterator[None]:
+    """Killed processes lose nothing without it, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of two megabytes."""

@@ -47,6 +47,7 @@ def test_bash_completes_verbs_flags_and_choices(tmp_path: Path) -> None:
     assert set(complete("train", "data", "--optimizer", "ad")) == {"adam", "adamw"}
 
 
+@pytest.mark.slow
 def test_other_shells_get_their_files(tmp_path: Path) -> None:
     (script,) = install("fish", tmp_path / "fish")
     assert "predict" in script.read_text()

@@ -121,9 +121,8 @@ def test_masks_stay_the_same(model: Any, images: list[NDArray[np.float32]]) -> N
         assert agreement(mask, truth) > 0.8
 
 
-@pytest.mark.parametrize(
-    "normalisation", [pytest.param("group", marks=pytest.mark.slow), "instance"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("normalisation", ["group", "instance"])
 def test_networks_that_normalise_each_image(
     images: list[NDArray[np.float32]], normalisation: Any
 ) -> None:

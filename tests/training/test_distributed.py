@@ -168,6 +168,7 @@ def assert_goes_on(said: str, run: Path, whole: dict[str, Any]) -> None:
     assert same(read_state(RunFolder(run))["network"], whole)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_other_and_started_again_the_run_goes_on(
     data: Path, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
