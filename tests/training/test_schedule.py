@@ -73,6 +73,21 @@ def test_validation_takes_a_small_fraction_of_the_time(clock: SimpleNamespace) -
     assert not by_clock.validates(0, 0.0)  # the last epoch is evaluated natively
 
 
+@pytest.mark.parametrize(("seconds", "is_validated"), [(18.0, True), (22.0, False)])
+def test_the_last_epoch_is_validated_if_that_is_quick(
+    clock: SimpleNamespace, seconds: float, is_validated: bool
+) -> None:
+    by_clock = ClockSchedule(CONFIG, end=1100.0)
+    clock.now = 800.0
+    assert by_clock.size(5) == CONFIG.window
+    assert by_clock.validates(5, seconds)
+    clock.now = 1100.0 - seconds - 1
+    by_clock.size(6)
+    clock.now += 2
+    assert by_clock.ends_epoch(6) == is_validated  # its time is set aside
+    assert by_clock.validates(6, seconds) == is_validated
+
+
 @pytest.mark.parametrize(("seconds", "early"), [(79.0, True), (81.0, False)])
 def test_the_first_validation_is_early_unless_it_is_long(
     clock: SimpleNamespace, seconds: float, early: bool

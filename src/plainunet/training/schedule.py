@@ -19,6 +19,8 @@ WARM_UP = 0.1
 """Fraction of the steps in which the one-cycle schedule rises."""
 _VALIDATION = 0.08
 """Fraction of a time budget that validation may take, without the final evaluation."""
+_LAST = 0.02
+"""Fraction of the time that the last validation may take."""
 _STEP = 0.005
 """Remaining fraction of a time budget that is not worth another epoch."""
 
@@ -100,7 +102,8 @@ class ClockSchedule:
     """A fixed number of seconds.
 
     Epochs end when the size grows or time is up. An epoch is validated if validation has taken
-    little of the time so far; the last one is evaluated at the end of the run instead.
+    little of the time so far. The last one is validated if that is quick, so that it is not kept if
+    an earlier one was better; else it is only evaluated at the end of the run.
     """
 
     _FINE = 10_000  # resolution of the learning rate over time
@@ -126,6 +129,7 @@ class ClockSchedule:
         self._begun = self._clock() - spent
         self._seconds = max(end - self._begun, 1e-3)
         self._validated = 0.0  # time spent on validation [s]
+        self._reserved = 0.0  # for the last one [s]
         self._stepped = self._clock()
         self._over = False
         self._first_step: int | None = None
@@ -173,6 +177,8 @@ class ClockSchedule:
 
     def validates(self, epoch: int, seconds: float) -> bool:
         """As of `Schedule`."""
+        if self.share >= 1 - _STEP:
+            return self._reserved > 0
         passed = self._clock() - self._begun
         rest = self._seconds - passed
         # the first one early: it shows whether the run learns anything
@@ -180,6 +186,9 @@ class ClockSchedule:
         if seconds >= rest or self._validated + seconds > _VALIDATION * whole:
             return False
         self._validated += seconds
+        if self._sizes.get(epoch) == self._config.window and seconds <= _LAST * self._seconds:
+            more = max(0.0, seconds - self._reserved)
+            self._reserved, self._seconds = self._reserved + more, self._seconds - more
         return True
 
 
