@@ -527,6 +527,51 @@ def test_void_as_the_background_of_one_class(tmp_path: Path) -> None:
     assert coding.names == ("void", "cat")
 
 
+@pytest.mark.parametrize("classes", ["void\nforest\ncat\n", "forest\ncat\nvoid\n"])
+def test_void_with_the_largest_share_is_asked_about(tmp_path: Path, classes: str) -> None:
+    """A little more than the next class, and less than half."""
+
+    def make(number: int) -> np.ndarray:
+        ids = np.ones(SIZE, np.uint8)
+        ids[:, :44] = 0
+        ids[30:40, 44:] = 2
+        return ids
+
+    void = classes.split().index("void")
+    shown = np.uint8([void, *({0, 1, 2} - {void})])
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(shown[ids], path), make)
+    (tmp_path / "classes.txt").write_text(classes)
+    error = raises(masks)
+    assert error.code == "which-background"
+    ignored, ground = error.choices.values()
+    shares(masks, np.where(truth == 0, 255, truth - 1), **ignored)
+    assert ground["classes"] == ("void", "forest", "cat")
+    shares(masks, truth, **ground)
+
+
+@pytest.mark.parametrize("colored", [False, True])
+@pytest.mark.parametrize("others", [("cat", "dog"), ("cat",)])
+def test_void_as_the_background_next_to_ignore(
+    tmp_path: Path, colored: bool, others: tuple[str, ...]
+) -> None:
+    names = ("void", *others, "ignore")
+    colors = np.uint8([[0, 0, 0], [255, 0, 0], [0, 0, 255]])[: len(names) - 1]
+    table = colors if colored else np.arange(len(colors), dtype=np.uint8)
+    table = np.concatenate([table, np.full_like(table[:1], 255)])
+
+    def make(number: int) -> np.ndarray:
+        ids = np.minimum(scene(number), len(others))
+        return np.where(RING, len(others) + 1, ids).astype(np.uint8)
+
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(table[ids], path), make)
+    rows = zip(names, table, strict=True)
+    lines = [f"{name},{','.join(map(str, np.atleast_1d(each)))}" for name, each in rows]
+    head = "name,r,g,b" if colored else "name,value"
+    (tmp_path / "classes.csv").write_text("\n".join([head, *lines]))
+    coding, _ = shares(masks, np.where(truth == len(others) + 1, 255, truth))
+    assert (coding.names, coding.ignore) == (names[:-1], 255)
+
+
 def test_void_next_to_another_ignored_value_stays_with_a_note(tmp_path: Path) -> None:
     def make(number: int) -> np.ndarray:
         ids = with_ring(number)

@@ -127,6 +127,52 @@ def test_no_legend(folder: Path) -> None:
             (0, 1),
         ),
         ("classes.txt", "polyp\nvoid\n", ("void", "polyp"), (), (1, 0)),
+        ("classes.txt", "road\nignore\n", ("road", "ignore"), (), (0, 1)),
+        (
+            "label_colors.txt",
+            "ground 0 0 0 0\na disc 1 255 0 0\nbar 2 0 0 255\n",
+            ("ground", "a disc", "bar"),
+            ((0, 0, 0), (255, 0, 0), (0, 0, 255)),
+            (0, 1, 2),
+        ),
+        (
+            "label_colors.txt",
+            "bar,2,0,200,9\ndisc,1,255,0,0\n",
+            ("bar", "disc"),
+            ((0, 200, 9), (255, 0, 0)),
+            (2, 1),
+        ),
+        (
+            "label_colors.txt",
+            "ground 0 0 0 255\ndisc 255 0 0 255\nbar 0 0 255 255\n",
+            ("ground", "disc", "bar"),
+            ((0, 0, 0), (255, 0, 0), (0, 0, 255)),
+            (),
+        ),
+        (
+            "label_colors.txt",
+            "0 ground 0 0 0 0\n1 disc 255 0 0 255\n",
+            ("ground", "disc"),
+            ((0, 0, 0), (255, 0, 0)),
+            (0, 1),
+        ),
+        *(
+            (
+                "class_dict.csv",
+                f"{heads},r,g,b\nground,3,0,0,0\ndisc,1,255,0,0\n",
+                ("ground", "disc"),
+                ((0, 0, 0), (255, 0, 0)),
+                (3, 1),
+            )
+            for heads in ("name,label", "name,class", "label,class", "name,Class ID")
+        ),
+        (
+            "class_dict.csv",
+            "label,name,id\n7,ground,0\n9,disc,1\n",
+            ("ground", "disc"),
+            (),
+            (0, 1),
+        ),
     ],
 )
 def test_the_background_comes_first(
@@ -155,6 +201,8 @@ def test_the_background_comes_first(
         ("labels.csv", "id,label\n1,0\n2,1\n"),
         ("labels.csv", "name,color\ncat,red\ndog,blue\n"),
         ("classes.json", '{"cat": {"a": 1}}'),
+        ("classes.json", '{"cat": 0, "dog": 0, "cow": 1}'),
+        ("classes.json", '{"cat": 0, "dog": 99999}'),
         ("classes.json", '[{"name": "cat"}, {"name": "dog"}]'),
         ("classes.json", "3"),
         ("dataset.json", '{"labels": {"a": [1, 2], "b": 1}}'),
@@ -202,3 +250,11 @@ def test_a_legend_above_the_only_folder_of_masks(tmp_path: Path) -> None:
 def test_names_of_no_class(name: str) -> None:
     assert is_void(name)
     assert not any(map(is_void, ("unknown", "unlabelled", "other", "avoid", "background")))
+
+
+@pytest.mark.usefixtures("file_modes")
+def test_a_legend_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    path = touch(tmp_path, "classes.json") / "classes.json"
+    path.chmod(0)
+    with pytest.raises(DataError, match=r"classes\.json: cannot be read"):
+        read_legend(path)

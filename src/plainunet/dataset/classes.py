@@ -36,7 +36,13 @@ from plainunet.formats.colors import (
     find_meaning,
     pack,
 )
-from plainunet.formats.legends import Legend, find_legend, is_background, leave_out_void
+from plainunet.formats.legends import (
+    Legend,
+    find_legend,
+    is_background,
+    leave_out_void,
+    without_commas,
+)
 from plainunet.formats.masks import THRESHOLD, VOID, stored_names
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Source, path_of
@@ -212,16 +218,14 @@ def _without_void(
     by_color = bool(known.colors)
     if not (by_color or known.values):
         return known, ""
-    pixels, edge = Counter[int](), Counter[int]()
+    pixels = Counter[int]()
     for each in counts:
         stored = each.palette if by_color else each.values.tolist()
-        for count, of_each in ((pixels, each.pixels.tolist()), (edge, each.edge)):
-            for value, number in zip(stored, of_each, strict=True):
-                count[value] += number
+        for value, number in zip(stored, each.pixels.tolist(), strict=True):
+            pixels[value] += number
     legend = Legend(legend.path, known.classes, known.legend, known.values)
     stored = [*map(pack, legend.colors)] if by_color else legend.values
-    inside, at_edge = ([count[value] for value in stored] for count in (pixels, edge))
-    left, ignore, note = leave_out_void(legend, inside, at_edge, known.ignore)
+    left, ignore, note = leave_out_void(legend, [pixels[each] for each in stored], known.ignore)
     key = {"colors": tuple(f"{pack(color):06x}" for color in left.colors)} if by_color else {}
     settings = {"classes": left.names, "values": left.values, "ignore": ignore, **key}
     return known.model_copy(update=settings), note
@@ -296,7 +300,7 @@ def common_names(paths: Sequence[Source]) -> tuple[str, ...]:
             f"{first} has the classes {', '.join(some) or '(unnamed)'}, {second} has "
             f"{', '.join(other) or '(unnamed)'}. Use the same names in all, in the same order."
         )
-    return next(iter(found), ())
+    return without_commas(next(iter(found), ()))
 
 
 def _find_value_coding(

@@ -303,11 +303,8 @@ def _without_void(census: ColorCensus, legend: Legend, ignore: int | None) -> Wi
     found = np.flatnonzero(census.pixels).astype(np.uint32)
     ids = match_colors(found, legend.colors, ignore)[0]
     known, count = ids < len(legend.names), len(legend.names)
-    pixels, edge = (
-        np.bincount(ids[known], each[found[known]], count).astype(int).tolist()
-        for each in (census.pixels, census.edge)
-    )
-    return leave_out_void(legend, pixels, edge, ignore)
+    pixels = np.bincount(ids[known], census.pixels[found[known]], count).astype(int).tolist()
+    return leave_out_void(legend, pixels, ignore)
 
 
 def _require_plain_colors(census: ColorCensus) -> None:

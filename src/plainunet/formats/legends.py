@@ -28,19 +28,20 @@ _NAME_FIRST = re.compile(r"(.*?)[\s,;:]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\W*$")
 _NAME_LAST = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(.+)$")
 _NUMBERED = re.compile(r"(\d+)[\s,;:=]+([^\W\d].*)$")
 _NUMBER_LAST = re.compile(r"([^\W\d][^,;:=\t]*)[,;:=\t]\s*(\d+)$")
+_NAME_ID = re.compile(r"(.*?)[\s,;:]+(\d+)((?:[\s,;]+\d+){3})$")
 _WITH_ALPHA = re.compile(r"(.*[\s,;:]\d+[\s,;]+\d+[\s,;]+\d+)[\s,;]+(?:0|255)$")
 _HEX = re.compile(r"#?([0-9a-f]{6})", re.I)
 _NAME = re.compile(r"[^\W\d][\w &()+'-]*")
+_NAME_HEADS = ("name", "class name", "label name", "class", "label")  # the best first
 _HEADS = {
-    **dict.fromkeys(("name", "class", "class name", "label", "label name"), "name"),
     **{head: head[0] for head in ("r", "g", "b", "red", "green", "blue")},
     **dict.fromkeys(("value", "pixel value"), "value"),
     **dict.fromkeys(("id", "class id", "label id", "index"), "id"),
     **dict.fromkeys(("hex", "color", "colour"), "hex"),
 }
 _MOST_FOLDERS = 1000
+_WHITE = 255
 _VOID_NAMES = {"void", "ignore", "ignored", "dontcare", "donotcare", "nodata"}
-_MOST = 0.5
 
 
 class Legend(NamedTuple):
@@ -56,8 +57,13 @@ class Legend(NamedTuple):
     @property
     def stored(self) -> tuple[int, ...]:
         """The value of each class, also from grey colours; () if colours are not grey."""
+        return self.values or self.greys
+
+    @property
+    def greys(self) -> tuple[int, ...]:
+        """The grey level of each class; () if any colour is not grey."""
         is_grey = all(len(set(color)) == 1 for color in self.colors)
-        return self.values or (tuple(color[0] for color in self.colors) if is_grey else ())
+        return tuple(color[0] for color in self.colors) if is_grey else ()
 
     def without(self, ignore: int | None) -> "Legend":
         """The legend without the ignored class, given by its value or grey level."""
@@ -84,6 +90,11 @@ def is_background(name: str) -> bool:
     return name.strip(" _").casefold() in ("background", "bg")
 
 
+def without_commas(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names as settings can hold them, which separate names by commas."""
+    return tuple(re.sub(r"\s*,\s*", " / ", name) for name in names)
+
+
 def is_void(name: str) -> bool:
     """Whether a class name means pixels of no class for sure; `unlabelled` or `other` may not."""
     return "".join(filter(str.isalnum, name.casefold())) in _VOID_NAMES
@@ -97,39 +108,40 @@ class WithoutVoid(NamedTuple):
     note: str = ""
 
 
-def leave_out_void(
-    legend: Legend, pixels: Sequence[int], edge: Sequence[int], ignore: int | None
-) -> WithoutVoid:
+def leave_out_void(legend: Legend, pixels: Sequence[int], ignore: int | None) -> WithoutVoid:
     """Leave out classes whose name means pixels of no class, if two others are left.
 
     Args:
         legend: The classes, by value, else by colour.
         pixels: The number of pixels of each class.
-        edge: Those along the borders of the masks.
         ignore: The value that is ignored already.
 
     Raises:
-        DataError: A void class may be the background: it has most pixels and no other class is
+        DataError: A void class may be the background: no other class has more pixels or is
             named background, or the masks hold fewer than two others.
     """
     void = [k for k, name in enumerate(legend.names) if is_void(name)]
-    left = legend.take([k for k in range(len(legend.names)) if k not in void])
     void_present = [k for k in void if pixels[k]]
+    rest = legend.take(void_present)
+    # other colours than greys are ignored without a setting
+    levels = rest.values or [color[0] for color in rest.colors if len({*color}) == 1]
+    if ignore is None and len(levels) > 1 and _WHITE in levels:
+        less = legend.without(_WHITE)
+        counts = [pixels[legend.names.index(name)] for name in less.names]
+        return leave_out_void(less, counts, _WHITE)
+    left = legend.take([k for k in range(len(legend.names)) if k not in void])
     if not void or len(left.names) < 2:
         return WithoutVoid(legend, ignore)
     if not void_present:
         return WithoutVoid(left, ignore)
     name = legend.names[void_present[0]]
-    rest = legend.take(void_present)
-    # other colours than greys are ignored without a setting
-    levels = rest.values or [color[0] for color in rest.colors if len({*color}) == 1]
     found = {*levels} if ignore is None else {*levels, ignore}
     if len(found) > 1:
         return WithoutVoid(
             legend, ignore, f"note: {name} is read as a class, since only one value can be ignored"
         )
     ignored = next(iter(found), None)
-    _require_other_ground(legend, left, void_present[0], ignored, (pixels, edge))
+    _require_other_ground(legend, left, void_present[0], ignored, pixels)
     shown = legend.path.name
     return WithoutVoid(
         left,
@@ -144,19 +156,19 @@ def _require_other_ground(
     left: Legend,
     void: int,
     ignore: int | None,
-    counted: tuple[Sequence[int], Sequence[int]],
+    pixels: Sequence[int],
 ) -> None:
     """Ask if a void class may be the background."""
-    present = sum(count > 0 for k, count in enumerate(counted[0]) if not is_void(legend.names[k]))
-    has_most = all(each[void] > _MOST * sum(each) for each in counted)
-    if any(map(is_background, legend.names)) or not (has_most or present < 2):
+    others = [k for k, name in enumerate(legend.names) if not is_void(name)]
+    is_ground = pixels[void] == max(pixels) or sum(pixels[k] > 0 for k in others) < 2
+    if any(map(is_background, legend.names)) or not is_ground:
         return
     name = legend.names[void]
-    as_ground = legend.take([void, *(k for k in range(len(legend.names)) if k != void)])
+    as_ground = legend.take([void, *others])
     key = "values" if legend.values else "colors"
     ignored = {} if ignore is None else {"ignore": ignore}
     raise DataError(
-        f"{legend.path} names the class {name}, which has {counted[0][void] / sum(counted[0]):.1%} "
+        f"{legend.path} names the class {name}, which has {pixels[void] / sum(pixels):.1%} "
         "of the mask pixels, and none background. Choose one.",
         "which-background",
         choices={
@@ -251,9 +263,19 @@ def read_legend(path: Path) -> Legend | None:
     Reads tables with the columns name, r, g, b or name, hex or name, value; lines of a name and
     a colour, or of a name and a value; names in the order of class ids (.txt); nnU-Net's
     dataset.json, names by value (id2label.json), and Supervisely's titles and colours.
+
+    Raises:
+        DataError: The file cannot be read, or an entry is wrong.
     """
     require_regular(path)
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except PermissionError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}). Change its permissions, or remove it.",
+            "unclear",
+            [path],
+        ) from error
     if path.suffix.lower() == ".json":
         return _read_json(path, text)
     lines = [line.strip() for line in text.splitlines()]
@@ -277,11 +299,11 @@ def _read_table(path: Path, lines: Sequence[str]) -> Legend | None:
     for mark in ",;\t":
         heads = [each.strip(' "').lower().replace("_", " ") for each in lines[0].split(mark)]
         heads = [_HEADS.get(head, head) for head in heads]
-        if "name" not in heads:
+        if not {*heads} & {*_NAME_HEADS}:
             continue
-        rows = [
-            dict(zip(heads, row, strict=False)) for row in csv.reader(lines[1:], delimiter=mark)
-        ]
+        body = list(csv.reader(lines[1:], delimiter=mark))
+        heads = _with_names(heads, body)
+        rows = [dict(zip(heads, row, strict=False)) for row in body]
 
         def columns(*keys: str, rows: list[dict[str, str]] = rows) -> list[tuple[str, ...]]:
             return [tuple(row.get(key, "").strip() for key in keys) for row in rows]
@@ -295,6 +317,19 @@ def _read_table(path: Path, lines: Sequence[str]) -> Legend | None:
         if "id" in heads:
             return _numbered(path, columns("name", "id"))
     return None
+
+
+def _with_names(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """The heads with `name` for the column of names, and `id` for one of numbers beside it."""
+    places = [k for k, head in enumerate(heads) if head in _NAME_HEADS]
+    numbers = [k for k in places if all(row[k].strip().isdecimal() for row in body if row[k:])]
+    names = sorted(places, key=lambda k: (k in numbers, _NAME_HEADS.index(heads[k])))[0]
+    own = ["" if k in places else head for k, head in enumerate(heads)]
+    own[names] = "name"
+    for k in numbers:
+        if k != names and not {"id", "value"} & {*own}:
+            own[k] = "id"
+    return own
 
 
 def _by_hex(found: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -322,11 +357,23 @@ def _read_colors(path: Path, lines: Sequence[str]) -> Legend | None:
     if not len({*ids}) == len(ids) == len(body):
         ids = []
     body = [match[2] for match in numbered] if ids else body
+    if not ids and (second := _second_ids(body)):
+        ids = second
+        body = [_NAME_ID.sub(r"\1\3", line) for line in body]
     found = [_split(line) for line in body]
     opaque = [_split(match[1]) for line in body if (match := _WITH_ALPHA.match(line))]
     if len({entry[0] for entry in opaque if entry}) == len(body):
         found = opaque
     return _made(path, found, ids)
+
+
+def _second_ids(lines: Sequence[str]) -> list[str]:
+    """The ids between names and colours, 0, 1, ... or 1, 2, ...; [] if there are none."""
+    found = [match for line in lines if (match := _NAME_ID.match(line))]
+    ids = sorted(int(match[2]) for match in found)
+    is_run = ids in ([*range(len(lines))], [*range(1, len(lines) + 1)])
+    is_unique = len({match[1] for match in found}) == len(lines) > 1
+    return [match[2] for match in found] if is_run and is_unique else []
 
 
 def _read_numbered(path: Path, lines: Sequence[str]) -> Legend | None:
@@ -384,6 +431,8 @@ def _read_json(path: Path, text: str) -> Legend | None:
         return None
     pairs.sort(key=lambda each: each[1])
     names, values = zip(*pairs, strict=True)
+    if len({*values}) < len(values) or values[-1] > 65535:
+        return None
     return _in_order(Legend(path, names, values=values))
 
 
@@ -398,10 +447,13 @@ def _read_list(path: Path, classes: list[Any]) -> Legend | None:
 
 def _in_order(legend: Legend) -> Legend:
     """Put the background class first (of two, void is one); the others keep their order."""
-    names = legend.names
+    names = without_commas(legend.names)
     is_two = len(names) == 2 and not any(map(is_background, names))
-    is_ground = is_void if is_two else is_background
-    return legend.take(sorted(range(len(names)), key=lambda k: not is_ground(names[k])))
+    is_first = [
+        name.strip(" _").casefold() == "void" if is_two else is_background(name) for name in names
+    ]
+    order = sorted(range(len(names)), key=lambda k: not is_first[k])
+    return legend._replace(names=names).take(order)
 
 
 def _split(line: str) -> tuple[str, ...]:
