@@ -1,5 +1,6 @@
 """Masks as tools write them: palettes, colours, alpha, objects, -1, legends next to them."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from plainunet.config import DataConfig
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import Coding, coding_from_json, coding_to_json
 from plainunet.formats.problems import DataError
+from plainunet.formats.sources import CocoImage
 from plainunet.palette import voc_color
 from plainunet.reporter import Collected
 
@@ -827,6 +829,25 @@ def test_given_values_with_one_missing(tmp_path: Path) -> None:
         ),
         ("dataset.json", '{"labels": {"a": 4, "background": 0, "b": 7}}', (0, 4, 7), None),
         ("classes.txt", "a\nb\n", (0, 1, 2), None),
+        ("classes.txt", "1 a\n2 b\n", (0, 1, 2), None),
+        ("id2label.json", '{"2": "b", "1": "a"}', (0, 1, 2), None),
+        *(
+            (
+                "class_dict.csv",
+                f"id,name,r,g,b\n0,g,0,0,0\n1,a,{grey}\n2,b,{white}\n",
+                values,
+                "gab",
+            )
+            for grey, white in [("128,128,128", "255,255,255")]
+            for values in ((0, 1, 2), (0, 128, 255))
+        ),
+        (
+            "classes.csv",
+            'id;name\n0;g\n1;"a, b,c"\n2;d\n',
+            (0, 1, 2),
+            ("g", "a / b / c", "d"),
+        ),
+        ("classes.json", '["g", "a, b", "c"]', (0, 1, 2), ("g", "a / b", "c")),
     ],
 )
 def test_a_legend_names_values(
@@ -836,7 +857,7 @@ def test_a_legend_names_values(
     (tmp_path / name).write_text(text)
     coding, heard = shares(masks, truth)
     assert coding.values == values
-    assert coding.names == (names or ("background", "a", "b"))
+    assert coding.names == tuple(names or ("background", "a", "b"))
     assert name in heard.notes[0]
 
 
@@ -884,6 +905,59 @@ def test_a_legend_of_black_and_white_names_smoothed_masks(tmp_path: Path) -> Non
     (tmp_path / "class_dict.csv").write_text("name,r,g,b\nroad,255,255,255\nbackground,0,0,0\n")
     coding, _ = find_coding(masks)
     assert (coding.kind, coding.names) == ("threshold", ("background", "road"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("class_dict.csv", "id,name,r,g,b\n0,background,0,0,0\n1,object,255,255,255\n"),
+        ("classes.csv", "id,name,color\n0,background,#000000\n1,object,#FFFFFF\n"),
+        ("label_colors.txt", "0 background 0 0 0\n1 object 255 255 255\n"),
+        (
+            "labels.txt",
+            '0 0 0 0 0 0 0 "background"\n1 255 255 255 1 1 1 "object"\n',
+        ),
+    ],
+)
+def test_ids_and_greys_in_one_legend(tmp_path: Path, name: str, text: str) -> None:
+    """The masks hold either, or smoothed greys; both together are asked about."""
+    (tmp_path / name).write_text(text)
+    for white in (np.uint8(255), np.uint8(1)):
+        truth = np.array([scene(number) > 0 for number in range(4)])
+        masks = [save_png(ids * white, tmp_path / f"masks{k}.png") for k, ids in enumerate(truth)]
+        coding, _ = shares(masks, truth)
+        assert (coding.names, coding.ignore) == (("background", "object"), None)
+
+    def save_both(ids: np.ndarray, path: Path, number: int) -> Path:
+        return save_png((ids > 0) * np.uint8(255 if number % 2 else 1), path)
+
+    masks, _ = write(tmp_path, save_both)
+    assert raises(masks).code == "ambiguous-255"
+    masks = [tmp_path / "masks" / f"{number}.jpg" for number in range(4)]
+    for number, mask in enumerate(masks):
+        Image.fromarray((scene(number) > 0) * np.uint8(255)).save(mask, quality=80)
+    coding, _ = find_coding(masks)
+    assert (coding.kind, coding.names) == ("threshold", ("background", "object"))
+
+
+def test_commas_in_the_names_of_a_coco_file(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": 0, "file_name": "a.png", "width": 9, "height": 9}],
+        "annotations": [
+            {
+                "id": k,
+                "image_id": 0,
+                "category_id": k,
+                "segmentation": [[4 * k, 0, 4 * k + 3, 0, 4 * k, 3]],
+            }
+            for k in range(2)
+        ],
+        "categories": [{"id": 0, "name": "disc, round"}, {"id": 1, "name": "bar"}],
+    }
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    coding, pixels = find_coding([CocoImage(tmp_path / "all.json", 0)])
+    assert coding.names == ("background", "disc / round", "bar")
+    assert len(pixels) == 3
 
 
 def test_a_legend_that_does_not_match_is_noted(tmp_path: Path) -> None:

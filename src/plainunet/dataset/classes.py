@@ -247,8 +247,15 @@ def _require_other_number(legend: Legend, counts: Sequence[MaskCounts], known: D
 def _values_of(
     legend: Legend, counts: Sequence[MaskCounts], known: DataConfig
 ) -> DataConfig | None:
-    """The settings of a legend for masks of values; None if it does not match them."""
+    """The settings of a legend for masks of values; None if it does not match them.
+
+    Of ids and greys, the masks hold the ids, unless other values occur and the greys match.
+    """
     present = values_of(counts) - {known.ignore}
+    if legend.values and legend.greys and not present <= {*legend.values}:
+        by_grey = _values_of(legend._replace(values=()), counts, known)
+        if by_grey:
+            return by_grey
     legend = legend.without(known.ignore)
     names, stored = legend.names, legend.stored
     if legend.colors and counts and all(each.palette for each in counts):
@@ -267,8 +274,10 @@ def _values_of(
     nodata = {IGNORED, *(each.nodata for each in counts)}
     void = nodata & present - {*stored} if known.ignore is None else set()
     ids = present - void
-    if legend.by_place and not is_background(names[0]) and {0, len(names)} <= ids:
-        names, stored = ("background", *names), (*stored, len(names))  # the list omits 0
+    from_1 = tuple(value + legend.by_place for value in stored)
+    omits_0 = {*from_1} == {*range(1, len(names) + 1)} and {0, len(names)} <= ids
+    if omits_0 and not is_background(names[0]):
+        names, stored = ("background", *names), (0, *from_1)
     if {0, 255} == {*stored} and ids > {*stored}:  # smoothed
         return known.model_copy(update={"classes": names}) if stored == (0, 255) else None
     has_ground = is_background(names[0])
