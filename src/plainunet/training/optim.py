@@ -91,7 +91,7 @@ def _newton_schulz(grams: Tensor, steps: int = 3) -> Tensor:
     about half of the root of the sum of squares that Jordan et al. divide by in five steps. The
     smallest ones, which are mostly noise, stay small.
     """
-    norms = torch.linalg.matrix_norm(grams, keepdim=True).sqrt() + 1e-7
+    norms: Tensor = torch.linalg.matrix_norm(grams, keepdim=True).sqrt() + 1e-7
     grams = grams / norms**2
     factors = grams
     for step in range(steps):
