@@ -1048,6 +1048,57 @@ def test_lists_of_several_folds_are_not_used(tmp_path: Path) -> None:
     assert any("folds/train0.txt" in note for note in heard.notes)
 
 
+@pytest.mark.parametrize(
+    ("lists", "parts"),
+    [
+        ({"results/test_results.txt": "0 0.9\n1 0.8"}, [None] * 4),
+        ({"docs/training_notes.txt": "0\n1\nand more"}, [None] * 4),
+        ({"models/test.txt": "0"}, [None] * 4),
+        ({"lists/trainval.txt": "0\n1", "lists/test.txt": "3"}, [None] * 4),
+        ({"a/train.txt": "0\n1\n2", "a/val.txt": "3", "b/train.txt": "0"}, ["train"] * 3 + ["val"]),
+        ({"old/val.txt": "0", "s/train.txt": "0\n1\n2", "s/val.txt": "3"}, ["train"] * 3 + ["val"]),
+        (
+            {
+                "a/train.txt": "0\n1",
+                "a/val.txt": "2\n3",
+                "b/train.txt": "2\n3",
+                "b/val.txt": "0\n1",
+            },
+            [None] * 4,
+        ),
+    ],
+)
+def test_lists_in_folders_give_the_split_if_one_folder_names_all_images(
+    tmp_path: Path, lists: dict[str, str], parts: list[str | None]
+) -> None:
+    draw_pairs(tmp_path, *each("images/{n}.png", "masks/{n}.png", {"": 4}))
+    for name, text in lists.items():
+        touch(tmp_path, name)
+        (tmp_path / name).write_text(text)
+    heard = Collected()
+    assert [pair.part for pair in find_pairs(tmp_path, reporter=heard)] == parts
+    assert not heard.problems
+    assert any(next(iter(lists)) in note for note in heard.notes) or parts[0]
+
+
+def test_a_list_of_training_and_validation_next_to_that_of_the_test(tmp_path: Path) -> None:
+    draw_pairs(tmp_path, *each("images/{n}.png", "masks/{n}.png", {"": 5}))
+    (tmp_path / "trainval.txt").write_text("0\n1\n2")
+    (tmp_path / "test.txt").write_text("3")
+    assert [row[3] for row in pairs_of(tmp_path)] == ["train"] * 3 + ["test"]
+
+
+@pytest.mark.usefixtures("file_modes")
+def test_a_folder_of_lists_that_may_not_be_entered_is_left_out(tmp_path: Path) -> None:
+    draw_pairs(tmp_path, *each("images/{n}.png", "masks/{n}.png", {"": 3}))
+    touch(tmp_path, "meta/train.txt")
+    (tmp_path / "meta").chmod(0o644)
+    try:
+        assert len(pairs_of(tmp_path)) == 3
+    finally:
+        (tmp_path / "meta").chmod(0o755)
+
+
 def test_a_list_not_named_after_a_split_is_reported(tmp_path: Path) -> None:
     draw_pairs(tmp_path, *each("JPEGImages/{n}.png", "SegmentationClass/{n}.png", {"": 4}))
     (tmp_path / "ImageSets").mkdir()

@@ -5,7 +5,8 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -40,6 +41,8 @@ _SAME = {
 }
 _ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]")
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # from surrogateescape
+_EXACT = re.compile(rf"(?i){'|'.join(PARTS)}|train[ _-]?val")
+_WHOLE = 0.9  # of the images, by the lists of a split
 _BRACES = re.compile(r"\{[^{}]*,[^{}]*\}")
 
 
@@ -103,8 +106,7 @@ def read_parts(
     if not in_sets and not has_parts:
         rows = _rows_beside(folder, root, names, reporter)
         files = [*rows]
-    exact = [file for file in files if file.stem.lower() in PARTS]
-    parted = exact or [file for file in files if find_part(file.stem)]
+    parted = _of_splits(files)
     listed: dict[Key, str | None] = {}
     missing: list[str] = []
     for file in parted or files:
@@ -141,25 +143,57 @@ def read_parts(
 def _rows_beside(
     folder: Path, root: Path, names: Mapping[str, Key | None], reporter: Reporter
 ) -> dict[Path, dict[str, Key | None]]:
-    """The lists of splits next to the data, else in the first folder there that has some."""
+    """The lists of splits next to the data, else in the only folder there that has a whole split.
+
+    Other folders may hold results, notes or parts of a split under such names.
+    """
     tops = dict.fromkeys((folder, *(top for top in root.parents if folder in top.parents)))
-    inner = [each for top in tops for each in sorted(list_folder(top)) if each.is_dir()]
     beside = [*dict.fromkeys((*tops, root, root.parent))]
-    for places in (beside, *([each] for each in inner if each.name[0] != ".")):
-        files = [f for each in places for f in sorted(each.glob("[!.]*.txt")) if find_part(f.stem)]
-        rows = {file: _named_in(file, names) for file in files if file.is_file()}
-        # unrelated lists name other files
-        found = {f: own for f, own in rows.items() if sum(map(bool, own.values())) * 2 > len(own)}
-        exact = any(file.stem.lower() in PARTS for file in found)
-        is_one_each = len({find_part(file.stem) for file in found}) == len(found)
-        if found and (exact or is_one_each or places is beside):
-            return found
-        if found:  # folds of a cross-validation
-            reporter.note(
-                f"{first_five([*found])} are not used, since there are several lists of one "
-                f"split. To use some, copy them to {folder / 'train.txt'} and val.txt."
-            )
+    if found := _lists_in(beside, names):
+        return found
+    images = {*names.values()} - {None}
+    whole: list[dict[Path, dict[str, Key | None]]] = []
+    unused: list[Path] = []
+    for top in (each for above in tops for each in sorted(list_folder(above))):
+        with suppress(PermissionError):
+            if top.name[0] != "." and top.is_dir():
+                rows = _lists_in([top], names)
+                named = {file: own for file, own in rows.items() if _EXACT.fullmatch(file.stem)}
+                is_split = len({find_part(file.stem) for file in named}) > 1
+                listed = {key for own in named.values() for key in own.values()} - {None}
+                if is_split and len(listed) >= _WHOLE * len(images):
+                    whole.append(named)
+                else:
+                    unused += rows
+    if len(whole) == 1:
+        return whole[0]
+    if unused := [*itertools.chain(*whole), *unused]:
+        reporter.note(
+            f"Not used as splits: {first_five(unused)}. Only one folder with a train.txt and a "
+            "val.txt or test.txt that name nearly all images gives the split. To use some lists, "
+            f"copy them to {folder / 'train.txt'} and val.txt."
+        )
     return {}
+
+
+def _lists_in(
+    places: Iterable[Path], names: Mapping[str, Key | None]
+) -> dict[Path, dict[str, Key | None]]:
+    """The lists named after splits that name images, with what they name."""
+    files = [f for each in places for f in sorted(each.glob("[!.]*.txt")) if find_part(f.stem)]
+    rows = {file: _named_in(file, names) for file in files if file.is_file()}
+    # unrelated lists name other files
+    return {f: own for f, own in rows.items() if sum(map(bool, own.values())) * 2 > len(own)}
+
+
+def _of_splits(files: Iterable[Path]) -> list[Path]:
+    """The lists of splits: those that have exactly such a name, if there are any."""
+    exact = [file for file in files if file.stem.lower() in PARTS]
+    others = [file for file in files if file not in exact and find_part(file.stem)]
+    if exact and "train" not in map(find_part, (file.stem for file in exact)):
+        # trainval.txt next to test.txt
+        exact += [file for file in others if find_part(file.stem) == "train"]
+    return exact or others
 
 
 def _tails(images: Mapping[Key, Path]) -> dict[str, Key | None]:
