@@ -355,6 +355,24 @@ def test_folders_of_many_images_are_not_of_one(tmp_path: Path) -> None:
     assert "CSV" in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["{}", "{}_car"])
+def test_folders_of_objects_of_some_images(tmp_path: Path, name: str) -> None:
+    for n in range(6):
+        image(tmp_path / f"images/{n}.png")
+        for k in range(1, n + 1 if n < 3 else 0):
+            mask(tmp_path / f"masks/{n}/{name.format(k)}.png", (5 * k, 0))
+    found = find_pairs(tmp_path, DataConfig(skip_unlabelled=True))
+    assert [(pair.group, len(files_of(pair.mask))) for pair in found] == [("1", 1), ("2", 2)]
+
+
+def test_numbered_folders_of_classes_are_not_of_one_image(tmp_path: Path) -> None:
+    for n in range(4):
+        image(tmp_path / f"images/{n}.png")
+        for k in (1, 2):
+            mask(tmp_path / f"masks/{k}/{n}.png", (5 * k, 0))
+    assert shares(find_pairs(tmp_path)) == [4 * (768 - 32), 4 * 16, 4 * 16]
+
+
 def test_photos_of_two_suffixes_beside_their_masks(tmp_path: Path) -> None:
     for n, suffix in enumerate((".jpg", ".jpg", ".jpeg")):
         image(tmp_path / f"{n}{suffix}")

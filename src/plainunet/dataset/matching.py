@@ -342,7 +342,7 @@ def join_objects(images: Files, masks: Files, folder: Path = Path()) -> dict[Key
         DataError: All images have masks with the same numbers, which may be classes.
     """
     groups: dict[Key, dict[str, Path]] = defaultdict(dict)  # by ending
-    by_folder = _image_of_folder(images, {where for where, _ in masks})
+    by_folder = _image_of_folder(images, masks)
     for (where, stem), path in masks.items():
         match = _NUMBERED.fullmatch(stem)
         if by_folder:
@@ -418,17 +418,37 @@ def join_files(paths: Sequence[Path]) -> ObjectFiles:
     return ObjectFiles(paths[0].parent, names)
 
 
-def _image_of_folder(images: Files, mask_folders: set[str]) -> dict[str, Key]:
+def _image_of_folder(images: Files, masks: Files) -> dict[str, Key]:
     """The one image of each folder of masks; none where folders hold masks of several."""
     counts = Counter(where for where, _ in images)
     alone = {key[0]: key for key in images if counts[key[0]] == 1}
     named = {Path(where, stem).as_posix(): (where, stem) for where, stem in images}
+    stems: dict[str, set[str]] = defaultdict(set)
+    for where, stem in masks:
+        stems[where].add(stem)
     for known in (alone, named):
-        found = {where: known[where] for where in mask_folders if where in known}
-        # CelebAMask-HQ has 2000 images for each of the folders 0/ to 14/
-        if len(found) == len(mask_folders) > 1 and len(found) * 2 > len(known):
+        found = {where: known[where] for where in stems if where in known}
+        if len(found) == len(stems) > 1 and not (known is named and _are_several(images, stems)):
             return found
     return {}
+
+
+def _are_several(images: Files, stems: Mapping[str, set[str]]) -> bool:
+    """Whether the folders 0/, 1/ ... are not those of the images 0, 1 ..., but hold many images'.
+
+    CelebAMask-HQ has 00001_hair.png and 00002_hair.png in 0/: each image is in one folder only.
+    Folders of classes have the names of the images.
+    """
+    names = {stem for _, stem in images}
+    if len(stems) < len(images) and all(
+        len(own & names) * 2 > len(names) for own in stems.values()
+    ):
+        return True
+    found = [[re.match(r"0*(\d+)[\W_]+[^\W\d]", stem) for stem in own] for own in stems.values()]
+    heads = [{match and match[1] for match in own} for own in found]
+    several = set().union(*heads)
+    is_own = len(several) == sum(map(len, heads)) > len(heads)
+    return is_own and several <= {_ZEROS.sub("", name) for name in names}
 
 
 def _of(files: Files, keys: Iterable[Key]) -> dict[Key, Path]:
