@@ -580,6 +580,9 @@ def test_an_ending_that_may_mean_the_mask_is_asked_about(tmp_path: Path) -> None
         ("images", "Semantic_masks", "Instance_masks"),
         ("frames", "semantic", "instance semantic_rgb"),
         ("images", "labels", "labels_visualization labelsColor labels-overlay labels_vis"),
+        ("images", "labels", "labelcolor labelsrgb"),
+        ("images", "masks", "colormasks maskviz visualize"),
+        ("images", "masks", "outlines contours instances objects"),
     ],
 )
 def test_renderings_and_objects_are_no_rivals(
@@ -1217,6 +1220,15 @@ def test_a_split_of_unknown_folders_is_reported(tmp_path: Path, part: str) -> No
     assert bool(problems) is (part == "val")
 
 
+def test_outputs_named_after_a_split_are_noted(tmp_path: Path) -> None:
+    draw_pairs(tmp_path, *each("train/images/{n}.png", "train/masks/{n}.png", {"": 2}))
+    mask(tmp_path / "val_predictions/0.png")
+    heard = Collected()
+    assert len(find_pairs(tmp_path, reporter=heard)) == 2
+    assert not heard.problems
+    assert any("val_predictions" in note for note in heard.notes)
+
+
 @pytest.mark.parametrize("folder", ["HAM10000_images_part_{}", "images/batch{}"])
 def test_two_folders_of_images_may_share_their_masks(tmp_path: Path, folder: str) -> None:
     names = [(f"{folder.format(1 + n // 3)}/I_{n}.jpg", f"masks/I_{n}_m.png") for n in range(6)]
@@ -1303,6 +1315,17 @@ def test_copies_in_another_format_are_asked_about(tmp_path: Path, part: str) -> 
         find_pairs(tmp_path)
     assert f"check {tmp_path / 'PNG'}" in str(raised.value)
     assert len(pairs_of(tmp_path / "TIF")) == 3
+
+
+@pytest.mark.parametrize("part", ["", "train/"])
+def test_other_images_of_the_same_names_are_no_copies(tmp_path: Path, part: str) -> None:
+    for suffix in ("jpg", "png"):
+        for n in range(3):
+            noise = np.random.default_rng([len(part), n, suffix == "jpg"])
+            pixels = noise.integers(0, 256, (*SIZE, 3), np.uint8)
+            save(tmp_path / f"{part}{suffix}_site/images/{n}.{suffix}", pixels)
+            mask(tmp_path / f"{part}{suffix}_site/masks/{n}.png")
+    assert len(pairs_of(tmp_path)) == 6
 
 
 def test_unreadable_masks_do_not_beat_their_renderings(tmp_path: Path) -> None:

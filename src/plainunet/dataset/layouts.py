@@ -9,9 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from plainunet.config import FolderConfig
 from plainunet.errors import Error
-from plainunet.formats.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from plainunet.formats.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
 from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import Change, DataError, command, first_five
 from plainunet.formats.shapes import is_shapes
@@ -27,7 +31,8 @@ PARTS = {
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 """Names of folders that hold images."""
-_MASKS = ("masks", "mask", "labels", "label", "annotations", "ann")
+_PLAIN_MASKS = ("masks", "mask", "labels", "label")
+_MASKS = (*_PLAIN_MASKS, "annotations", "ann")
 # of tools and datasets: images, masks (the first that exists), split
 _KNOWN = (
     ("jpegimages", ("segmentationclasspng", "segmentationclass"), ""),  # VOC, labelme2voc, CVAT
@@ -53,6 +58,7 @@ VARIES = re.compile(
 """Where names of folders of splits, patients and sequences differ."""
 _NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
 _DEEPEST = 4
+_MOST_DIFFERENT = 0.04  # of the variance, between copies of an image
 _BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's for images in train/
 _ENDINGS = tuple(IMAGE_SUFFIXES)
 _UNREAD = tuple(UNREAD_SUFFIXES)
@@ -69,12 +75,15 @@ _IMAGES = "images?|imgs?|inputs?|volumes?|sat|rgb|photos?|pictures?|orig|origina
 IMAGE_WORD = re.compile(_WORD.format(_IMAGES))
 _SEMANTIC = re.compile(_WORD.format("semantics?"))
 _OBJECTS = re.compile(_WORD.format("objects?|instances?|panoptic|visibility"))
+_GLUED = "(?:masks?|labels?|gts?|seg)?"
 _RENDERED = re.compile(
     _WORD.format(
-        "colou?r(?:s|ed|i[sz]ed|[ _-]?maps?)?|rgb|vis|viz|visual(?:s|i[sz]ations?|i[sz]ed)?|"
-        "overlays?|previews?"
+        f"{_GLUED}(?:colou?r(?:s|ed|i[sz]ed|[ _-]?maps?)?|rgb|vis|viz|"
+        f"visual(?:s|i[sz](?:e|ed|ations?))?|overlays?|previews?){_GLUED}"
     )
 )
+_ASIDE = re.compile("(?i)(outline|contour|border|edge|instance|object)s?|boundar(y|ies)")
+"""Of what masks/ is the union or the inside."""
 
 
 @dataclass(frozen=True)
@@ -384,24 +393,61 @@ def _nested(folder: Path, reporter: Reporter, above: str = "", depth: int = 1) -
 
 def _require_no_copies(roots: Sequence[Root]) -> None:
     """Ask for a choice if folders such as PNG/ and TIF/ hold the same images."""
-    suffixes: dict[tuple[str | None, frozenset[str]], dict[frozenset[str], Root]] = {}
+    same: dict[tuple[str | None, frozenset[str]], list[tuple[frozenset[str], Root]]] = {}
     splits = Counter(find_part(root.part) for root in roots)
     for root in (root for root in roots if splits[find_part(root.part)] > 1):
         files = [f for f in list_folder(root.images) if f.suffix.lower() in IMAGE_SUFFIXES]
         names = frozenset(file.stem for file in files)
         if len(names) > 1:
-            same = suffixes.setdefault((find_part(root.part), names), {})
-            same.setdefault(frozenset(file.suffix.lower() for file in files), root)
-    copies = next((each for each in suffixes.values() if len(each) > 1), {})
+            suffixes = frozenset(file.suffix.lower() for file in files)
+            same.setdefault((find_part(root.part), names), []).append((suffixes, root))
+    copies = next(filter(None, map(_copies, same.values())), None)
     if not copies:
         return
-    above = Path(os.path.commonpath([root.images for root in copies.values()]))
-    tops = [above / root.images.relative_to(above).parts[0] for root in copies.values()]
+    above = Path(os.path.commonpath([root.images for root in copies]))
+    tops = [above / root.images.relative_to(above).parts[0] for root in copies]
     checks = "".join(f"\n$ {command('plainunet', 'check', top)}" for top in tops)
     raise DataError(
         f"{first_five(tops)} hold images of the same names in several formats. Choose one:{checks}",
         "which-folder",
     )
+
+
+def _copies(roots: Sequence[tuple[frozenset[str], Root]]) -> list[Root]:
+    """Those whose images another one has in another format, one for each format."""
+    if len({suffixes for suffixes, _ in roots}) < 2:
+        return []
+    small = [_small(root.images) for _, root in roots]
+    found = {
+        kind: root
+        for (kind, root), own in zip(roots, small, strict=True)
+        for (other_kind, _), other in zip(roots, small, strict=True)
+        if kind != other_kind and own and len(own) == len(other) and all(map(_alike, own, other))
+    }
+    return [*found.values()]
+
+
+_Small = tuple[tuple[int, ...], NDArray[np.float32]]
+
+
+def _small(folder: Path) -> list[_Small]:
+    """Size and a small grey version of two images of a folder; [] if they cannot be read."""
+    files = [f for f in list_folder(folder) if f.suffix.lower() in IMAGE_SUFFIXES]
+    found = []
+    for file in (min(files, key=lambda f: f.stem), max(files, key=lambda f: f.stem)):
+        try:
+            image = read_image(file)
+        except (ValueError, OSError):
+            return []
+        grey = image.reshape(*image.shape[:2], -1).mean(-1, dtype=np.float32)
+        found.append((grey.shape, cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)))
+    return found
+
+
+def _alike(one: _Small, other: _Small) -> bool:
+    """Whether two images are the same but for compression and the range of values."""
+    first, second = ((grey - grey.mean()) / (grey.std() or 1) for _, grey in (one, other))
+    return one[0] == other[0] and bool(np.square(first - second).mean() < _MOST_DIFFERENT)
 
 
 def _above(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
@@ -441,7 +487,8 @@ def _report_unpaired(split: Path, other: str, reporter: Reporter) -> None:
     if next(walk(split), None) is None:
         return
     message = f"{split} holds images, but no folders of images and masks as {other}/ does"
-    if find_part(split.name) == "test":
+    # val_predictions/ is no split
+    if find_part(split.name) == "test" or split.name.lower() not in PARTS:
         reporter.note(f"{message}; it is skipped.")
         return
     message = f"{message}. Arrange and name them as there, or move it away."
@@ -509,6 +556,8 @@ def rivals(roots: Sequence[Root]) -> tuple[Root, list[Path]]:
         and name.lower() not in PARTS
         and all((each / name).is_dir() for each in all_above)
     ]
+    if root.masks.name.lower() in _PLAIN_MASKS:
+        names = [name for name in names if not _ASIDE.fullmatch(name)]
     likely = likely_truths([root.masks.name, *names])
     return root, [above / name for name in names if name in likely]
 
