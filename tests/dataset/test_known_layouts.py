@@ -1317,6 +1317,18 @@ def test_copies_in_another_format_are_asked_about(tmp_path: Path, part: str) -> 
     assert len(pairs_of(tmp_path / "TIF")) == 3
 
 
+def test_a_copy_as_jpeg_is_asked_about(tmp_path: Path) -> None:
+    for n in range(3):
+        noise = np.random.default_rng(n).integers(0, 256, (48, 64, 3), np.uint8)
+        save(tmp_path / f"PNG/images/{n}.png", noise)
+        (tmp_path / "JPG/images").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / f"JPG/images/{n}.jpg", quality=80)
+        for kind in ("PNG", "JPG"):
+            mask(tmp_path / f"{kind}/masks/{n}.png")
+    with pytest.raises(DataError, match="several formats"):
+        find_pairs(tmp_path)
+
+
 @pytest.mark.parametrize("part", ["", "train/"])
 def test_other_images_of_the_same_names_are_no_copies(tmp_path: Path, part: str) -> None:
     for suffix in ("jpg", "png"):

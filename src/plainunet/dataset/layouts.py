@@ -58,7 +58,8 @@ VARIES = re.compile(
 """Where names of folders of splits, patients and sequences differ."""
 _NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
 _DEEPEST = 4
-_MOST_DIFFERENT = 0.04  # of the variance, between copies of an image
+_MOST_DIFFERENT = 0.03  # of the variance, between small copies of an image
+_BRIGHTNESS = np.array((0.299, 0.587, 0.114), np.float32)
 _BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's for images in train/
 _ENDINGS = tuple(IMAGE_SUFFIXES)
 _UNREAD = tuple(UNREAD_SUFFIXES)
@@ -439,8 +440,10 @@ def _small(folder: Path) -> list[_Small]:
             image = read_image(file)
         except (ValueError, OSError):
             return []
-        grey = image.reshape(*image.shape[:2], -1).mean(-1, dtype=np.float32)
-        found.append((grey.shape, cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)))
+        channels = image.reshape(*image.shape[:2], -1)[..., :3].astype(np.float32)
+        # JPEG keeps brightness better than the channels
+        grey = channels @ _BRIGHTNESS if channels.shape[2] == 3 else channels[..., 0]
+        found.append((grey.shape, cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)))
     return found
 
 
