@@ -18,6 +18,7 @@ from PIL import Image
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import Instances
+from plainunet.dataset.couples import find_couples
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
@@ -29,6 +30,7 @@ from ..folders import Row, rows, save, touch, write_tiff
 
 SIZE = (24, 32)
 Draw = Callable[[Path], None]
+CountCalls = Callable[[Callable[[], object]], int]
 
 
 def image(path: Path) -> Path:
@@ -893,6 +895,17 @@ def test_folders_with_matching_file_names(
     found = pairs_of(tmp_path)
     assert sorted(row[:2] for row in found) == sorted(couples)
     assert sorted({row[3] for row in found}, key=str) == (understood or ["test", "train"])
+
+
+def test_folders_of_videos_take_linear_time(tmp_path: Path, count_calls: CountCalls) -> None:
+    calls = {}
+    for count in (20, 40):
+        folder = tmp_path / str(count)
+        for n in range(count):
+            name = f"clip{chr(97 + n // 26)}{chr(97 + n % 26)}/0.png"
+            draw_pairs(folder, (f"JPG/{name}", f"anno/{name}"))
+        calls[count] = count_calls(lambda folder=folder: find_couples(folder, Collected()))
+    assert calls[40] < 2.5 * calls[20]
 
 
 def test_skipped_folders_are_noted(tmp_path: Path) -> None:

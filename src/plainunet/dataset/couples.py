@@ -46,14 +46,7 @@ def find_couples(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         (each, bool(MASK_WORD.search(str(next(iter(each.values()))))), _holds_masks(each, trees))
         for each in _all_alike(trees)
     ]
-    found = [
-        couple
-        for images, is_worded, own_few in kinds
-        for masks, worded, few in kinds
-        if not own_few and (few or worded > is_worded)
-        for couple in _fitting(images, masks)
-        if len((files := _files_of(*couple, trees))[0]) > 1 and fit_all(*files)
-    ]
+    found = _matching(kinds, trees)
     found = [each for each in found if not any(_is_above(other, each) for other in found)]
     most = max((len(masks) for _, masks in found), default=0)
     found = [each for each in found if len(each[1]) == most]
@@ -94,6 +87,29 @@ def _all_alike(trees: Mapping[Path, _Tree]) -> list[_Alike]:
         depth = len(top.parts)
         forms[VARIES.sub("*", str(top))][tuple(VARIES.findall(str(top)))] = top
     return [_by_variables(each) for each in forms.values()]
+
+
+def _matching(
+    kinds: Sequence[tuple[_Alike, bool, bool]], trees: Mapping[Path, _Tree]
+) -> list[tuple[_Alike, _Alike]]:
+    """Folders of images and masks with matching file names, of `kinds` from the outermost on."""
+    found: list[tuple[_Alike, _Alike]] = []
+    above = [
+        frozenset[Path].intersection(*(frozenset(top.parents) for top in each.values()))
+        for each, _, _ in kinds
+    ]
+    for (images, is_worded, own_few), own in zip(kinds, above, strict=True):
+        # a folder per video, inside of those that match: all pairs of them would take long
+        done = [masks for outer, masks in found if not own.isdisjoint(outer.values())]
+        inside = {top for masks in done for top in masks.values()}
+        for (masks, worded, few), theirs in zip(kinds, above, strict=True):
+            if not own_few and (few or worded > is_worded) and theirs.isdisjoint(inside):
+                found += [
+                    couple
+                    for couple in _fitting(images, masks)
+                    if len((files := _files_of(*couple, trees))[0]) > 1 and fit_all(*files)
+                ]
+    return found
 
 
 def _holds_masks(alike: _Alike, trees: Mapping[Path, _Tree]) -> bool:
