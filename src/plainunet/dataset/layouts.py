@@ -434,7 +434,7 @@ _Small = tuple[tuple[int, ...], NDArray[np.float32]]
 def _small(folder: Path) -> list[_Small]:
     """Size and a small grey version of two images of a folder; [] if they cannot be read."""
     files = [f for f in list_folder(folder) if f.suffix.lower() in IMAGE_SUFFIXES]
-    found = []
+    found: list[_Small] = []
     for file in (min(files, key=lambda f: f.stem), max(files, key=lambda f: f.stem)):
         try:
             image = read_image(file)
@@ -443,7 +443,8 @@ def _small(folder: Path) -> list[_Small]:
         channels = image.reshape(*image.shape[:2], -1)[..., :3].astype(np.float32)
         # JPEG keeps brightness better than the channels
         grey = channels @ _BRIGHTNESS if channels.shape[2] == 3 else channels[..., 0]
-        found.append((grey.shape, cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)))
+        small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
+        found.append((grey.shape, np.asarray(small, np.float32)))
     return found
 
 
