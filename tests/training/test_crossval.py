@@ -148,6 +148,7 @@ def test_each_run_is_one_of_train(done: Done, data: Path, tmp_path: Path) -> Non
 # seeds
 
 
+@pytest.mark.slow
 def test_seeds_share_the_folds_and_extend(done: Done, data: Path, config: TrainConfig) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.out.glob("fold-?/*.safetensors")}
     out = done.out.with_name("seeds")
@@ -311,7 +312,7 @@ def assert_same_result(out: Path, whole: Path) -> None:
     assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-@pytest.mark.parametrize(("run", "step"), [(0, 0), (1, 1)])
+@pytest.mark.parametrize(("run", "step"), [pytest.param(0, 0, marks=pytest.mark.slow), (1, 1)])
 def test_an_interrupted_cross_validation_continues(
     done: Done, data: Path, config: TrainConfig, tmp_path: Path, run: int, step: int
 ) -> None:
@@ -393,6 +394,7 @@ def test_a_stop_after_the_last_run_tells_how_to_continue(
     assert_same_result(out, done.out)
 
 
+@pytest.mark.slow
 def test_two_processes_share_every_run(data: Path, tmp_path: Path) -> None:
     words = ["--out", tmp_path / "cv", "--folds", "2", "--device", "cpu", *FLAGS.split()]
     shown, silence = (each.end() for each in fork_two(fork_command, "crossval", data, *words))

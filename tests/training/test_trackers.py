@@ -153,6 +153,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
             whole = b""
 
 
+@pytest.mark.slow
 def test_wandb(follow: Callable[..., Tracked]) -> None:
     tracked = follow("wandb")
     # each start of the run has its own folder, with the same run id
