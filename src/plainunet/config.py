@@ -341,8 +341,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     device: Device = "auto"
     """Device to train on: auto prefers cuda, then mps, then cpu."""
     workers: int | None = Field(default=None, ge=0)
-    """Number of data loader processes; without any, a thread loads the next batch during a step.
-    Default: on a GPU 2 to 16, by the number of cores; 0 on a CPU."""
+    """Number of data loader processes. Default: on a GPU 2 to 16, by the number of cores; 0
+    on a CPU."""
     sync_batch_norm: bool = False
     """Multi-GPU: synchronise batch normalisation over all processes."""
     track: tuple[TrackerName, ...] = ()

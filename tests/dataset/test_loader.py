@@ -2,10 +2,8 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from itertools import chain
 from pathlib import Path
-from queue import Queue
 
 import cv2
 import numpy as np
@@ -18,7 +16,7 @@ from torch import Tensor
 from plainunet.dataset.coding import Values
 from plainunet.dataset.loader import EpochBatches, iterate, make_loader
 from plainunet.dataset.pairs import find_pairs
-from plainunet.dataset.samples import Draw, Samples, TrainingSet
+from plainunet.dataset.samples import Samples, TrainingSet
 
 BINARY = Values((0, 255))
 Batches = list[tuple[Tensor, ...]]
@@ -162,25 +160,6 @@ def test_processes_share_each_batch(count: int, batch_size: int, processes: int)
 def test_more_processes_than_images_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\b2\b.*\b3\b"):
         EpochBatches(8, 2, 0, 1, 0, 3)
-
-
-def test_the_next_batch_is_loaded_while_one_is_used(small_data: Path) -> None:
-    drawn: Queue[int] = Queue()
-    before = {*threading.enumerate()}
-
-    class Reporting(TrainingSet):
-        def __getitem__(self, draw: Draw) -> tuple[Tensor, ...]:
-            drawn.put(draw[2])
-            return super().__getitem__(draw)
-
-    dataset = Reporting(Samples(find_pairs(small_data), BINARY, (24, 32)), "light", 0, (24, 32))
-    batches = EpochBatches(8, 1, 0)
-    going = iterate(make_loader(dataset, batches, 0))
-    next(going)
-    assert [drawn.get(timeout=60) for _ in range(2)] == [batches.samples(n)[0] for n in range(2)]
-    going.close()  # as at the end of a budget
-    assert drawn.empty()
-    assert {*threading.enumerate()} <= before
 
 
 @few_cores

@@ -3,7 +3,6 @@
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -147,7 +146,7 @@ def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, 
     point of the main thread.
     """
     before = _handler_of_ended_processes()
-    batches = iter(loader) if loader.num_workers else _ahead(iter(loader))
+    batches = iter(loader)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and _is_torchs(_handler_of_ended_processes()):
         # it would raise at any point of the main thread
@@ -170,15 +169,6 @@ def iterate(loader: "DataLoader[tuple[Tensor, ...]]") -> Iterator[tuple[Tensor, 
                 raise
             raise plain from error
         yield batch
-
-
-def _ahead(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    """Load the next batch while the last one is used."""
-    with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, batches, None)
-        while (batch := following.result()) is not None:
-            following = thread.submit(next, batches, None)
-            yield batch
 
 
 def _handler_of_ended_processes() -> Any:
