@@ -117,7 +117,7 @@ def make_bare(pairs: list[Pair], config: TrainConfig, steps: int) -> Callable[[]
     image, target, weight = make_batch(first, device)
     network = to_device(UNet(base_channels=config.base_channels), device).train()
     # a tiny learning rate, so that the batch is not overfitted and values stay ordinary
-    optimizers = make_optimizers(network, config.optimizer, 1e-9, config.weight_decay)
+    optimizers = make_optimizers(network, config.optimizer, 1e-9, config.weight_decay, precision)
 
     def take(count: int = steps) -> float:
         begun = time.perf_counter()

@@ -73,9 +73,9 @@ def test_the_planned_optimiser_is_timed(
 ) -> None:
     made: list[str] = []
 
-    def make(network: Any, name: str, *rates: float) -> Any:
+    def make(network: Any, name: str, *rest: Any) -> Any:
         made.append(name)
-        return make_optimizers(network, name, *rates)
+        return make_optimizers(network, name, *rest)
 
     monkeypatch.setattr(budget, "make_optimizers", make)
     monkeypatch.setattr(budget, "_SIZE", (32, 32))

@@ -46,12 +46,14 @@ def test_orthogonal_of_a_matrix_is_independent_of_the_others() -> None:
         torch.testing.assert_close(together, orthogonal([matrix])[0], rtol=1e-4, atol=1e-5)
 
 
-def test_orthogonal_of_nearly_low_rank() -> None:
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_orthogonal_of_nearly_low_rank(precision: torch.dtype) -> None:
     """As gradients are: few singular values are large; none grows without bound, noise stays."""
     generator = torch.Generator().manual_seed(6)
     left, right = (torch.linalg.qr(torch.randn(n, 48, generator=generator))[0] for n in (48, 160))
     values = torch.logspace(0, -6, 48)
-    result = torch.linalg.svdvals(orthogonal([left @ values.diag() @ right.T])[0])
+    matrix = (left @ values.diag() @ right.T).to(precision)
+    result = torch.linalg.svdvals(orthogonal([matrix])[0].float())
     assert result.max() < 1.3
     assert (result > 0.6).sum() >= 12
     assert result[24:].max() < 0.1
@@ -87,6 +89,30 @@ def test_muon_equals_plain_computation(shape: tuple[int, ...], steps: int) -> No
         optimizer.step()
     expected = muon_by_hand(start, gradients, 0.03, 0.1)
     np.testing.assert_allclose(weight.detach().numpy(), expected, atol=2e-5)
+
+
+def test_muon_in_bf16_is_close_to_float32_and_keeps_the_precision_of_weights() -> None:
+    generator = torch.Generator().manual_seed(7)
+    values, *gradients = torch.randn(4, 32, 16, 3, 3, generator=generator)
+    moved = []
+    for precision in (torch.float32, torch.bfloat16):
+        weight = nn.Parameter(values.clone())
+        (muon,) = make_optimizers(
+            nn.ModuleList([nn.Conv2d(3, 16, 3), convolution_of(weight)]), "muon", 0.1, 0, precision
+        )[:1]
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            muon.step()
+        assert weight.dtype == muon.state[weight]["mean"].dtype == torch.float32
+        moved.append(weight.detach() - values)
+    error = (moved[1] - moved[0]).norm() / moved[0].norm()
+    assert 0 < error < 0.05
+
+
+def convolution_of(weight: nn.Parameter) -> nn.Conv2d:
+    layer = nn.Conv2d(16, 32, 3)
+    layer.weight = weight
+    return layer
 
 
 def test_muon_with_channels_last_and_without_gradient() -> None:

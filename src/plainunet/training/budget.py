@@ -252,7 +252,7 @@ def measure_step(
     target = torch.zeros(batch_size, num_classes, *size, device=device)
     target[:, 0] = 1
     weight = torch.ones(batch_size, *size, device=device)
-    optimizers = make_optimizers(network, config.optimizer, 1e-9, 0.0)
+    optimizers = make_optimizers(network, config.optimizer, 1e-9, 0.0, precision)
 
     def now() -> float:
         if device.type == "cuda":

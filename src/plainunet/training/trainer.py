@@ -67,7 +67,13 @@ class Trainer:
             synchronise(network)
         self.state = TrainingState(
             network,
-            make_optimizers(network, config.optimizer, config.learning_rate, config.weight_decay),
+            make_optimizers(
+                network,
+                config.optimizer,
+                config.learning_rate,
+                config.weight_decay,
+                self._precision,
+            ),
             WeightAverage(network, config.ema) if config.ema else None,
             torch.amp.GradScaler(self._device.type) if self._precision == torch.float16 else None,
             accumulation=config.gradient_accumulation,
