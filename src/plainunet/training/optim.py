@@ -100,8 +100,8 @@ def _newton_schulz(grams: Tensor, steps: int = 3) -> Tensor:
     the products negative, by up to some 1e-4, and a step multiplies those by 12: three steps do no
     harm, five would.
     """
-    norms = torch.linalg.matrix_norm(grams, keepdim=True, dtype=torch.float32).sqrt() + 1e-7
-    norms = norms.to(grams.dtype)
+    largest = torch.linalg.matrix_norm(grams, keepdim=True, dtype=torch.float32).sqrt() + 1e-7
+    norms: Tensor = largest.to(grams.dtype)
     grams = grams / norms**2
     factors = grams
     for step in range(steps):
