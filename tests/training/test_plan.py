@@ -371,6 +371,10 @@ RARE = STREETS._replace(shares={"street": 0.99, "pole": 0.01})
         (SMALL._replace(upright=True), {}, "augment", "light", ""),
         (SMALL._replace(upright=True, trained=7), {}, "augment", "light", "add --augment strong"),
         (CARS, {}, "augment", "mild", "times"),  # many images for the time
+        (SMALL, {}, "weight_decay", 0.3, "overfit"),
+        (SMALL, {"optimizer": "sgd"}, "weight_decay", 0.01, "default for sgd"),
+        (SMALL, {"pretrained": True}, "weight_decay", 0.01, "pretrained"),
+        (CARS, {}, "weight_decay", 0.01, "times"),
         (CARS, {}, "gradient_accumulation", 1, ""),
         (RARE, {}, "class_weights", "none", "pole, covers 1 %"),
         # the loss is a mean over pixels

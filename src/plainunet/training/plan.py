@@ -446,6 +446,9 @@ _MANY = 400
 _SHORT = 40
 """Epochs up to which stronger augmentation than flips and compression lowers the scores
 (docs/results.md, Ablations: nuclei, cars and roads, planned for 11 to 36 epochs)."""
+_DECAY = 0.3
+"""Weight decay of Muon in longer runs: without it, 25 images are overfitted within 5 minutes and 367
+within an hour (docs/explanation/budget.md)."""
 _VARIED = 1.5
 _ACTIVATIONS = 1320.0
 """Bytes of activations that an input pixel keeps for the backward pass at 16 base channels
@@ -539,6 +542,7 @@ def make_plan(
     passes = passes_with(batch)
     epochs = max(1, round(passes / stats.trained / each))
     decide("augment", *_choose_augment(stats, epochs))
+    decide("weight_decay", *_choose_decay(plan["optimizer"][0], epochs, given))
     what = "patches" if "patch" in plan else "images"
     last = 1000 * (machine.step / batch + pixels)
     reason = f"estimated from {passes:.0f} {what}, {last:.3g} ms each at the full input size"
@@ -611,6 +615,17 @@ def _choose_augment(stats: Fingerprint, epochs: float = math.inf) -> tuple[str, 
         f"{stats.trained} training images show no upright orientation: all flips and rotations; if "
         "they have one, add --augment light"
     )
+
+
+def _choose_decay(optimizer: str, epochs: float, given: Mapping[str, Any]) -> tuple[float, str]:
+    usual = TrainConfig().weight_decay
+    if optimizer != OPTIMIZER:
+        return usual, f"default for {optimizer}"
+    if given.get("pretrained"):
+        return usual, "the pretrained weights are kept large"
+    if epochs <= _SHORT:
+        return usual, f"each image is seen about {epochs:g} times"
+    return _DECAY, f"each image is seen about {epochs:g} times, which may overfit"
 
 
 def _choose_weights(stats: Fingerprint, loss: str) -> tuple[str, str]:
