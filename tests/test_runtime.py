@@ -107,10 +107,7 @@ for module in pkgutil.walk_packages(plainunet.__path__, "plainunet."):
     assert set(failed.values()) <= {*ABSENT, "gradio"}
     packages = ("formats", "doctor", "prediction", "terminal", "cli", "config", "settings")
     loaded_by_predict = [name for name in failed if name.split(".")[1] in packages]
-    assert loaded_by_predict == [
-        "plainunet.prediction.acceleration",
-        "plainunet.prediction.torch_backend",
-    ]
+    assert loaded_by_predict == ["plainunet.prediction.torch_backend"]
 
 
 def test_help_and_version_need_no_pytorch() -> None:

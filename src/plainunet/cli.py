@@ -754,7 +754,7 @@ def model(
     from plainunet.terminal.tables import show_exported, show_model
 
     if checkpoint and checkpoint.suffix.lower() in SUFFIXES:
-        from plainunet.deployment.contents import read_contents
+        from plainunet.prediction.exported import read_contents
 
         show_exported(read_contents(checkpoint))
         return 0

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from plainunet.network.checkpoint import save_checkpoint
-from plainunet.prediction import acceleration, predict
+from plainunet.prediction import predict, torch_backend
 from plainunet.prediction.drawing import write_rgb
 from plainunet.prediction.exported import UnusableError
 from plainunet.prediction.predict import predict_files
@@ -60,11 +60,11 @@ def test_auto_decides_by_what_is_gained(checkpoint: Path, monkeypatch: pytest.Mo
     few = load(checkpoint)
     assert few.accelerate(noise(), 1) is None
     assert few.backend == "torch"
-    monkeypatch.setattr(acceleration, "GAIN", 0.0)
+    monkeypatch.setattr(torch_backend, "GAIN", 0.0)
     many = load(checkpoint)
     assert many.accelerate(noise(), 10**9) is not None
     assert many.backend == "openvino"
-    monkeypatch.setattr(acceleration, "GAIN", 1e9)
+    monkeypatch.setattr(torch_backend, "GAIN", 1e9)
     slower = load(checkpoint)
     slower.accelerate(noise(), 10**9)
     assert slower.backend == "torch"
@@ -74,8 +74,8 @@ def test_auto_decides_by_what_is_gained(checkpoint: Path, monkeypatch: pytest.Mo
 def test_auto_keeps_pytorch_if_masks_would_change(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceleration, "GAIN", 0.0)
-    monkeypatch.setattr(acceleration, "TOLERANCE", -1.0)
+    monkeypatch.setattr(torch_backend, "GAIN", 0.0)
+    monkeypatch.setattr(torch_backend, "TOLERANCE", -1.0)
     predictor = load(checkpoint)
     before = predictor.predict(noise())
     assert "PyTorch" in (predictor.accelerate(noise(), 10**9) or "")
@@ -89,8 +89,8 @@ def test_the_record_names_what_ran(
     images = [tmp_path / "in" / f"{number}.png" for number in range(3)]
     for number, path in enumerate(images):
         write_rgb(path, noise(number))
-    monkeypatch.setattr(acceleration, "GAIN", 0.0)
-    monkeypatch.setattr(acceleration, "WORTH", 0.0)
+    monkeypatch.setattr(torch_backend, "GAIN", 0.0)
+    monkeypatch.setattr(torch_backend, "WORTH", 0.0)
     for fewest, backend in ((4, "torch"), (3, "openvino")):
         monkeypatch.setattr(predict, "_FEWEST", fewest)
         out = tmp_path / backend

@@ -290,7 +290,7 @@ class Predictor:
                 f"{path}: --backend openvino needs one network with a fixed input size on a CPU. "
                 f"Run: {command('plainunet', 'export', path, '--to', 'openvino')} --out model.xml"
             )
-        from plainunet.prediction.acceleration import convert
+        from plainunet.prediction.torch_backend import convert
 
         backend: Any = self._backend
         image = np.zeros((*(self.card.size or ()), backend.geometry.in_channels), np.float32)
@@ -306,7 +306,7 @@ class Predictor:
         """Choose what runs a checkpoint's network for many images on a CPU, with `backend="auto"`.
 
         PyTorch, or OpenVINO if it is installed and faster, and no more than one pixel in a thousand
-        of this image's mask changes; see `acceleration`.
+        of this image's mask changes; see `torch_backend.accelerate`.
 
         Args:
             image: One of the images [H, W, C].
@@ -317,7 +317,7 @@ class Predictor:
         """
         if not self._may_convert or not self._is_convertible():
             return None
-        from plainunet.prediction.acceleration import accelerate
+        from plainunet.prediction.torch_backend import accelerate
 
         self._may_convert = False
         batch = np.ascontiguousarray(self.network_input(image).transpose(0, 2, 3, 1))
