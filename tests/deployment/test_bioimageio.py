@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plainunet.config import ExportOptions
-from plainunet.deployment.agreement import open_whole
+from plainunet.deployment.agreement import Example, open_whole
 from plainunet.deployment.bioimageio import (
     InputSize,
     Package,
@@ -22,7 +22,6 @@ from plainunet.deployment.bioimageio import (
     choose_title,
     require_publishable,
 )
-from plainunet.deployment.examples import Example
 from plainunet.deployment.export import export
 from plainunet.network.card import write_metadata
 from plainunet.network.checkpoint import load_checkpoint, save_checkpoint

@@ -16,14 +16,22 @@ from plainunet.__main__ import _run
 from plainunet.config import ExportOptions
 from plainunet.deployment import agreement
 from plainunet.deployment import export as exporting
-from plainunet.deployment.agreement import Agreement, Limit, agree, open_whole
-from plainunet.deployment.contents import read_contents
-from plainunet.deployment.examples import Example, crop, find_calibration, find_examples
+from plainunet.deployment.agreement import (
+    Agreement,
+    Example,
+    Limit,
+    agree,
+    crop,
+    find_calibration,
+    find_examples,
+    open_whole,
+)
 from plainunet.deployment.export import choose_dtype, export
 from plainunet.deployment.onnx_model import build_openvino
 from plainunet.network.card import Card, CheckpointError
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.unet import UNet
+from plainunet.prediction.exported import read_contents
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Collected, silent
 

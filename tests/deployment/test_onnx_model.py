@@ -13,11 +13,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from plainunet.deployment.contents import read_contents
 from plainunet.deployment.onnx_model import compress, write_onnx
 from plainunet.network.card import Card, CheckpointError
 from plainunet.network.unet import UNet
-from plainunet.prediction.exported import LOGITS, NETWORK_INPUT, OPERATORS
+from plainunet.prediction.exported import LOGITS, NETWORK_INPUT, OPERATORS, read_contents
 from plainunet.prediction.predictor import Predictor
 
 from ..models import as_predictor, make_card, make_network

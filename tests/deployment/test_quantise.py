@@ -17,7 +17,7 @@ from plainunet.network.card import versions, write_metadata
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.network.unet import UNet
 from plainunet.prediction.drawing import write_rgb
-from plainunet.prediction.exported import LOGITS, NETWORK_INPUT, run_onnx
+from plainunet.prediction.exported import LOGITS, NETWORK_INPUT, cut_onnx, run_onnx
 from plainunet.prediction.predictor import Predictor
 
 from ..models import make_card
@@ -26,11 +26,10 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from plainunet.deployment import quantise as int8  # noqa: E402 (after the skips)
-from plainunet.deployment.agreement import LIMITS, Limit  # noqa: E402
+from plainunet.deployment.agreement import LIMITS, Limit  # noqa: E402 (after the skips)
 from plainunet.deployment.export import export  # noqa: E402
 from plainunet.deployment.graph import Pipeline  # noqa: E402
-from plainunet.deployment.onnx_model import build_onnx, write_onnx  # noqa: E402
+from plainunet.deployment.onnx_model import TOLERANCE, build_onnx, quantise, write_onnx  # noqa: E402
 
 SIZE = (48, 64)
 
@@ -106,9 +105,9 @@ def operators(model: Any) -> list[str]:
 
 def test_masks_stay_the_same(model: Any, images: list[NDArray[np.float32]]) -> None:
     before = model.SerializeToString()
-    found = int8.quantise(model, images)
+    found = quantise(model, images)
     assert model.SerializeToString() == before
-    assert found.lost <= int8.TOLERANCE
+    assert found.lost <= TOLERANCE
     onnx.checker.check_model(found.model, full_check=True)
     weights = [each for each in found.model.graph.initializer if each.data_type == 3]  # int8
     assert len(weights) >= 10
@@ -129,7 +128,7 @@ def test_networks_that_normalise_each_image(
     torch.manual_seed(0)
     network = UNet(base_channels=8, depth=2, normalisation=normalisation).eval()
     model = build_onnx(Pipeline(network, make_card(2, size=SIZE)), torch.uint8)
-    found = int8.quantise(model, images, tolerance=1.0)
+    found = quantise(model, images, tolerance=1.0)
     weights = [each for each in found.model.graph.initializer if each.data_type == 3]  # int8
     assert len(weights) >= 10
     for size in (SIZE, (97, 131)):
@@ -138,10 +137,10 @@ def test_networks_that_normalise_each_image(
 
 
 def test_only_the_network_is_quantised(model: Any, images: list[NDArray[np.float32]]) -> None:
-    found = int8.quantise(model, images).model
+    found = quantise(model, images).model
     nodes = {output: node for node in found.graph.node for output in node.output}
     assert {NETWORK_INPUT, LOGITS} <= nodes.keys()
-    outside = int8.cut_onnx(model, Path())
+    outside = cut_onnx(model, Path())
     own = {output for node in outside.graph.node for output in node.output}
     kept = [node for node in model.graph.node if not own & set(node.output)]
     assert all(nodes[node.output[0]] == node for node in kept)
@@ -149,7 +148,7 @@ def test_only_the_network_is_quantised(model: Any, images: list[NDArray[np.float
     assert [each.name for each in found.graph.output] == ["probabilities", "mask"]
     assert (found.ir_version, found.opset_import[0].version) == (8, 18)
     image = images[0]
-    logits = run_onnx(int8.cut_onnx(found, Path()))(image)
+    logits = run_onnx(cut_onnx(found, Path()))(image)
     assert np.abs(logits - run_onnx(outside)(image)).max() < 2
 
 
@@ -174,10 +173,10 @@ def test_sensitive_layers_stay_in_fp32(model: Any, images: list[NDArray[np.float
     second.CopyFrom(onnx.numpy_helper.from_array(values, following))
     image, _ = scene(7)
     assert agreement(run_whole(damaged, image), run_whole(model, image)) > 0.999
-    whole = int8.quantise(damaged, images, tolerance=1.0)
+    whole = quantise(damaged, images, tolerance=1.0)
     assert whole.floating == ()
-    assert whole.lost > int8.TOLERANCE
-    found = int8.quantise(damaged, images)
+    assert whole.lost > TOLERANCE
+    found = quantise(damaged, images)
     assert found.lost < whole.lost
     assert found.floating
     assert all(name.startswith(("inlet", "downs", "ups", "head")) for name in found.floating)
@@ -189,7 +188,7 @@ def test_the_predictor_runs_it(
     card = make_card(2, size=SIZE)
     export = {"versions": versions(), "tile": None}
     metadata = write_metadata(network.architecture, card, precision="int8", export=export)
-    write_onnx(int8.quantise(model, images).model)(tmp_path / "a.onnx", metadata)
+    write_onnx(quantise(model, images).model)(tmp_path / "a.onnx", metadata)
     plain = Predictor(network, card, device="cpu", precision="fp32")
     backends = ["onnxruntime"]
     try:
@@ -208,7 +207,7 @@ def test_the_predictor_runs_it(
 
 def test_without_images(model: Any) -> None:
     with pytest.raises(ValueError, match="--images"):
-        int8.quantise(model, [])
+        quantise(model, [])
 
 
 @pytest.mark.slow

@@ -29,8 +29,7 @@ from numpy.typing import NDArray
 from plainunet import __version__
 from plainunet.config import ExportOptions
 from plainunet.dataset.resize import fit_size, resize
-from plainunet.deployment.agreement import WEIGHTS, choose
-from plainunet.deployment.examples import Example
+from plainunet.deployment.agreement import WEIGHTS, Example, choose
 from plainunet.deployment.onnx_model import IMAGE, OPSET, PROBABILITIES
 from plainunet.errors import Error
 from plainunet.formats.colors import IGNORED

@@ -1,5 +1,7 @@
 """Bulk prediction: many inputs, in parts, by this process or by the actors of a Ray cluster.
 
+Results are mask files, or rows of Parquet files: class areas, run-length codes and a score.
+
 Ray moves the parts to actors, each of which holds a `Predictor`, starts actors that have died
 again, and repeats their parts. Whether a result exists already is seen in the output folder alone,
 which all machines share.
@@ -12,7 +14,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -20,6 +22,10 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
 from plainunet.config import BulkOptions, Output
 from plainunet.deployment.listing import (
@@ -32,7 +38,6 @@ from plainunet.deployment.listing import (
     parse_shard,
     require_id,
 )
-from plainunet.deployment.rows import FOLDER, RowOutputs, count_rows, write_rows
 from plainunet.errors import Error
 from plainunet.files import (
     remove_abandoned,
@@ -40,12 +45,15 @@ from plainunet.files import (
     write_json,
     write_whole,
 )
+from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.problems import first_five
 from plainunet.formats.sources import ImageSource, parse_image
+from plainunet.network.card import Card
 from plainunet.page import plural
 from plainunet.prediction.exported import need
-from plainunet.prediction.outputs import Outputs
+from plainunet.prediction.geo import Georeference
+from plainunet.prediction.outputs import Entries, Outputs
 from plainunet.prediction.predict import (
     Batch,
     EachOnce,
@@ -68,6 +76,9 @@ from plainunet.prediction.record import (
 from plainunet.reporter import Collected, Reporter, silent
 from plainunet.system import first_line, keep_freed_memory
 
+_ROWS = "rows"
+"""Folder of the Parquet files in the output folder."""
+_ROW = "row"
 _PLAN = "rows.json"
 _ERRORS = ("id", "path", "error")
 """Columns of the list of inputs that failed."""
@@ -205,7 +216,7 @@ class Worker:
             keep_freed_memory()
         card = self.predictor.card
         self._outputs = (
-            RowOutputs(job.out, card)
+            _RowOutputs(job.out, card)
             if job.as_rows
             else Outputs(job.out, job.save, card, job.min_area)
         )
@@ -228,7 +239,7 @@ class Worker:
             if not job.as_rows:
                 require_apart([image], self._outputs.known_files([job.out / f"{name}.png"]))
             accelerate(self.predictor, image, listing.total, reporter)
-        for folder in (job.out, job.out / FOLDER):
+        for folder in (job.out, job.out / _ROWS):
             remove_abandoned(folder)
         if job.as_rows:
             _plan_rows(job, listing)
@@ -242,9 +253,9 @@ class Worker:
         Raises:
             ValueError: Masks would lie among the images.
         """
-        file = self._job.out / FOLDER / f"{part.name}.parquet"
+        file = self._job.out / _ROWS / f"{part.name}.parquet"
         keeps = self._job.as_rows and not self._job.overwrite
-        if keeps and (count := count_rows(file, self._digest)) is not None:
+        if keeps and (count := _count_rows(file, self._digest)) is not None:
             return Done(len(part.ids), skipped=count)
         with TemporaryDirectory(prefix="plainunet-") as name:
             opened, collected = _Opened(), Collected()
@@ -260,7 +271,7 @@ class Worker:
                 messages = {name: message for name, (_, message) in opened.errors.items()}
                 inputs = {name: path for name, (path, _) in opened.errors.items()}
                 inputs |= {each.id: each.path for each in opened.items}
-                write_rows(file, inputs, entries, messages, self.predictor.card, self._digest)
+                _write_rows(file, inputs, entries, messages, self.predictor.card, self._digest)
             errors = [(name, *rest) for name, rest in opened.errors.items()]
             notes = opened.notes + [_with_paths(text, shown) for text in collected.notes]
         written, skipped = len(batch.result.written), len(batch.result.skipped)
@@ -311,7 +322,7 @@ def _with_paths(text: str, shown: dict[str, str]) -> str:
 
 def _plan_rows(job: BulkJob, listing: Listing) -> None:
     """Record which inputs the Parquet files are of: with others, their names would be the same."""
-    folder = job.out / FOLDER
+    folder = job.out / _ROWS
     plan = {"inputs": listing.stamp, "batch_size": listing.size, "shards": listing.shard[1]}
     known = {}
     with suppress(OSError, ValueError):
@@ -326,6 +337,113 @@ def _plan_rows(job: BulkJob, listing: Listing) -> None:
             if re.fullmatch(r"\d{4,}-of-\d{4,}-\d{8,}", file.stem):
                 file.unlink()
     write_json(job.out / _PLAN, plan)
+
+
+class _RowOutputs(Outputs):
+    """Makes a row of each mask and writes nothing, but for large images, see `large_entries`."""
+
+    def __init__(self, folder: Path, card: Card) -> None:
+        """Set the output folder, where masks of large images go."""
+        super().__init__(folder, (), card)
+        self.has_probabilities = True  # for the score
+
+    def files(self, mask: Path) -> list[Path]:
+        """No files."""
+        return []
+
+    def quantise(self, band: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Reduce probabilities [K, n, W] to that of the most probable class [1, n, W]."""
+        return {_ROW: band.max(axis=0, keepdims=True)}
+
+    def write(
+        self,
+        mask_file: Path,
+        name: str,
+        image: NDArray[Any] | None,
+        mask: NDArray[np.uint8],
+        probabilities: dict[str, NDArray[Any]],
+        geo: Georeference | None,
+        key: str = "",
+    ) -> Entries:
+        """Make the row; parameters as those of `Outputs.write`."""
+        known = probabilities[_ROW][0][mask != IGNORED]
+        codes = [
+            coco_mask.encode(np.asfortranarray(mask == class_id))["counts"].decode("ascii")
+            for class_id in range(1, self.num_classes)
+        ]
+        areas = np.bincount(mask.ravel(), minlength=256)[: self.num_classes]
+        score = float(known.mean()) if known.size else None
+        row = {"height": mask.shape[0], "width": mask.shape[1], "rle": codes, "score": score}
+        return Entries({_ROW: [[{**row, "areas": areas.tolist()}]]}, None)
+
+    def large_entries(self, name: str, counts: NDArray[np.int64] | None) -> Entries:
+        """Make the row of an image of more than 100 megapixels, whose mask is a file: its areas."""
+        return Entries({_ROW: [[{"areas": None if counts is None else counts.tolist()}]]}, None)
+
+    def finish(self, entries: Sequence[Entries]) -> None:
+        """Write nothing."""
+
+
+def _write_rows(
+    path: Path,
+    inputs: Mapping[str, str],
+    entries: Mapping[str, Entries],
+    errors: Mapping[str, str],
+    card: Card,
+    digest: str,
+) -> None:
+    """Write a Parquet file with a row for each input, failed ones included.
+
+    Args:
+        path: The file.
+        inputs: Paths by id.
+        entries: By id, as by `_RowOutputs`.
+        errors: Messages by id.
+        card: The model's, for the names of classes in the metadata.
+        digest: The model's, for `_count_rows`.
+    """
+    pyarrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    schema = pyarrow.schema(
+        [
+            ("id", pyarrow.string()),
+            ("path", pyarrow.string()),
+            ("height", pyarrow.int32()),
+            ("width", pyarrow.int32()),
+            ("areas", pyarrow.list_(pyarrow.int64())),
+            ("rle", pyarrow.list_(pyarrow.string())),
+            ("score", pyarrow.float32()),
+            ("error", pyarrow.string()),
+        ],
+        metadata={"classes": "\n".join(card.class_names), "model": digest},
+    )
+    rows = [
+        {"id": _as_utf8(name), "path": _as_utf8(source), "error": _as_utf8(errors.get(name))}
+        | (entries[name].rows[_ROW][0][0] if name in entries else {})
+        for name, source in inputs.items()
+    ]
+    with write_whole(path) as part:
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema), part, compression="zstd")
+
+
+def _as_utf8(text: str | None) -> str | None:
+    """The text, with an escape for each byte of a file's name that is not UTF-8."""
+    return text and text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _count_rows(path: Path, digest: str) -> int | None:
+    """Number of rows of a Parquet file.
+
+    None if it is missing, damaged, of a model with another digest, or has errors in it.
+    """
+    pyarrow, parquet = need("pyarrow"), need("pyarrow.parquet")
+    try:
+        table = parquet.read_table(path, columns=["error"])
+    except (OSError, pyarrow.ArrowException):
+        return None
+    if (table.schema.metadata or {}).get(b"model") != digest.encode():
+        return None
+    errors = table.column("error")
+    return len(errors) if errors.null_count == len(errors) else None
 
 
 class BulkResult(NamedTuple):

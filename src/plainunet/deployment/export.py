@@ -24,12 +24,15 @@ from plainunet.deployment.agreement import (
     LIMITS,
     Agreement,
     Both,
+    Example,
     agree,
     choose,
+    crop,
+    find_calibration,
+    find_examples,
     open_whole,
     predict_both,
 )
-from plainunet.deployment.examples import Example, crop, find_calibration, find_examples
 from plainunet.deployment.graph import Pipeline, build_program
 from plainunet.errors import Error, require_types, take_path, wrong
 from plainunet.files import require_file, require_own, write_whole
@@ -336,7 +339,13 @@ def _build(
     kind: torch.dtype = getattr(torch, dtype)
     if options.to == "torch":
         return build_program(pipeline, kind)
-    from plainunet.deployment.onnx_model import build_onnx, build_openvino, compress, write_onnx
+    from plainunet.deployment.onnx_model import (
+        build_onnx,
+        build_openvino,
+        compress,
+        quantise,
+        write_onnx,
+    )
 
     model = build_onnx(pipeline, kind, tile)
     if isinstance(pipeline.network, OwnNetwork):
@@ -345,8 +354,6 @@ def _build(
         except CheckpointError as error:
             reporter.note(f"{error} Other programs can run it.")
     if options.precision == "int8":
-        from plainunet.deployment.quantise import quantise
-
         model = quantise(model, inputs, reporter=reporter).model
     if options.to == "openvino":
         return build_openvino(model, half=options.precision == "fp16")
