@@ -1,6 +1,7 @@
-"""Runs the HTTP server in one or more processes."""
+"""Runs the HTTP server in one or more processes, which log lines of JSON."""
 
 import asyncio
+import json
 import logging
 import math
 import multiprocessing
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,9 +26,8 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from plainunet import reporter as reporting
 from plainunet.config import BackendName, Device, Precision, ServeOptions
-from plainunet.deployment.monitoring import SHARED, log_config
 from plainunet.deployment.routes import make_app
-from plainunet.deployment.service import Load, model_name_file, shared_model
+from plainunet.deployment.service import SHARED, Load, model_name_file, shared_model
 from plainunet.errors import Error
 from plainunet.prediction.predictor import Predictor
 from plainunet.system import cores, keep_freed_memory
@@ -108,7 +109,7 @@ def serve(
 
 
 def _configure(options: ServeOptions) -> uvicorn.Config:
-    logs = log_config("WARNING" if reporting.verbosity < 0 else "INFO")
+    logs = _log_config("WARNING" if reporting.verbosity < 0 else "INFO")
     return uvicorn.Config(
         "",
         http=_Protocol,
@@ -123,6 +124,42 @@ def _configure(options: ServeOptions) -> uvicorn.Config:
         timeout_graceful_shutdown=math.ceil(2 * options.timeout),
         timeout_worker_healthcheck=_HEALTH_SECONDS,
     )
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a log record as one line of JSON; `extra={"fields": {...}}` adds to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "process": record.process,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _log_config(level: str) -> dict[str, Any]:
+    """The configuration of `logging`, for `logging.config.dictConfig`: JSON lines on stderr."""
+    handler = {"class": "logging.StreamHandler", "formatter": "json"}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"()": f"{__name__}.{JsonFormatter.__name__}"}},
+        "handlers": {"stderr": handler},
+        "loggers": {
+            "plainunet.serve": {"handlers": ["stderr"], "level": level, "propagate": False},
+            "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+            # of damaged images, whose senders get the reason
+            "tifffile": {"level": "CRITICAL"},
+        },
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+    }
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the routes of the server share: the model, the queue, limits, and a request's way through.
+"""What the routes of the server share: model, queue, limits, metrics, a request's way through.
 
 A request is received into a folder of its own, its images are measured, admitted to the queue,
 decoded, predicted and encoded. What nobody waits for any more is not predicted.
@@ -16,12 +16,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
@@ -32,11 +34,11 @@ from plainunet.deployment.batching import (
     Job,
     LateError,
     Model,
+    Observer,
     Predicted,
     PredictionQueue,
     QueueFullError,
 )
-from plainunet.deployment.monitoring import Metrics
 from plainunet.deployment.uploads import (
     RETRY_AFTER,
     Budget,
@@ -74,6 +76,10 @@ _WARM_UP_PIXELS = 4_000_000
 """Largest image of the warm-up [pixels]."""
 _ROUNDS, _BATCH = 3, 4  # of the warm-up
 _CLOSED = 499  # as in nginx: the client has gone, so nobody sees it
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable of the folder through which several processes share their metrics."""
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_PIXELS = tuple(4.0**power for power in range(5, 15))
 _log = logging.getLogger("plainunet.serve")
 _Result = TypeVar("_Result")
 Load = Callable[[Path], Predictor]
@@ -87,6 +93,65 @@ class Prediction(NamedTuple):
 
     answer: Answer
     digest: str
+
+
+class Metrics(Observer):
+    """The metrics of a server."""
+
+    def __init__(self) -> None:
+        """Create all metrics at zero."""
+        self._registry = CollectorRegistry()
+        own: dict[str, Any] = {"registry": self._registry}
+        self.seconds = Histogram(
+            "plainunet_request_seconds",
+            "Time from the first byte of a request to the last of its answer [s].",
+            ("route", "code"),
+            buckets=_SECONDS,
+            **own,
+        )
+        self._queue = Histogram(
+            "plainunet_queue_seconds",
+            "Time of decoded images in the queue [s].",
+            buckets=_SECONDS,
+            **own,
+        )
+        self._pixels = Histogram(
+            "plainunet_batch_pixels", "Pixels of a batch of images.", buckets=_PIXELS, **own
+        )
+        self.rejected = Counter(
+            "plainunet_rejected_total", "Requests that were refused, by reason.", ("reason",), **own
+        )
+        self._model = Gauge(
+            "plainunet_model_info",
+            "1 for the model in use, 0 for former ones.",
+            ("digest",),
+            multiprocess_mode="mostrecent",
+            **own,
+        )
+        self._digest = ""
+
+    def use(self, digest: str) -> None:
+        """Set the model in use."""
+        if self._digest:
+            self._model.labels(self._digest).set(0)
+        self._model.labels(digest).set(1)
+        self._digest = digest
+
+    def batch(self, pixels: int) -> None:
+        """See `Observer`."""
+        self._pixels.observe(pixels)
+
+    def waited(self, seconds: float) -> None:
+        """See `Observer`."""
+        self._queue.observe(seconds)
+
+    def text(self) -> bytes:
+        """All metrics, of all processes, in Prometheus' text format."""
+        registry = self._registry
+        if SHARED in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
 
 class Service:
