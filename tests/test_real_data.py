@@ -16,9 +16,9 @@ from PIL import Image
 from plainunet.config import DataConfig
 from plainunet.dataset.borders import find_objects
 from plainunet.dataset.classes import find_coding
+from plainunet.dataset.dataset import check_pairs
 from plainunet.dataset.pairs import find_pairs
 from plainunet.dataset.split import split_pairs
-from plainunet.dataset.verify import check_pairs
 from plainunet.formats.images import image_shape
 from plainunet.reporter import Collected
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.dataset.classes import find_coding
+from plainunet.dataset.dataset import check_pairs
 from plainunet.dataset.lists import find_images
 from plainunet.dataset.pairs import Pair, find_pairs, open_stacks
 from plainunet.dataset.split import split_pairs
-from plainunet.dataset.verify import check_pairs
 from plainunet.formats.images import read_image
 from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import DataError

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from plainunet import SegmentationDataset, TrainConfig, evaluate
-from plainunet.dataset.stored import store_dataset
+from plainunet.dataset.dataset import store_dataset
 from plainunet.parts import PartError
 from plainunet.settings import load_config
 from plainunet.training.train import resume, train

@@ -58,6 +58,16 @@ class Pair:
     """Split: "train", "val" or "test"; None if not chosen yet."""
 
 
+def size_problem(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> DataError:
+    """The error for a mask whose size differs from its image's."""
+    return DataError(
+        f"{pair.mask} is {mask[1]}x{mask[0]} pixels, its image {pair.image} is "
+        f"{image[1]}x{image[0]}. Save both at the same size.",
+        "size-mismatch",
+        [pair.image, pair.mask],
+    )
+
+
 def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[Pair]:
     """Find the images and masks of `--pairs`: two patterns, or a list."""
     pairs = str(config.pairs)

@@ -16,8 +16,7 @@ from plainunet.config import FolderConfig
 from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import Coding
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, folders_found, walk
-from plainunet.dataset.lists import Pair
-from plainunet.dataset.verify import size_problem
+from plainunet.dataset.lists import Pair, size_problem
 from plainunet.formats.masks import class_file_names
 from plainunet.formats.polygons import (
     POLYGON_SUFFIXES,

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import MaskCounts
+from plainunet.dataset.dataset import odd_channels
+from plainunet.dataset.lists import size_problem
 from plainunet.dataset.pairs import Pair
 from plainunet.dataset.scenes import are_blocks
-from plainunet.dataset.verify import odd_channels, size_problem
 from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_hash
 from plainunet.doctor.findings import Findings, change_of
 from plainunet.errors import Error

@@ -19,12 +19,10 @@ from plainunet.dataset.coding import (
     count_masks,
     palettes_differ,
 )
-from plainunet.dataset.dataset import SegmentationDataset, data_digest
+from plainunet.dataset.dataset import SegmentationDataset, as_folder, check_pairs, data_digest
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.shards import ShardedDataset
 from plainunet.dataset.split import SPLIT_FILE, read_split
-from plainunet.dataset.stored import as_folder
-from plainunet.dataset.verify import check_pairs
 from plainunet.errors import Error, require_choice, take_path
 from plainunet.evaluation.measure import measure, predict_images, score_images
 from plainunet.evaluation.metrics import PER_CLASS, Metrics, with_own

@@ -15,12 +15,11 @@ from plainunet.config import NetworkConfig, TrainConfig
 from plainunet.dataset.augment import load_augment, require_same, save_augment
 from plainunet.dataset.classes import describe
 from plainunet.dataset.coding import Colors, coding_to_json
-from plainunet.dataset.dataset import SegmentationDataset
+from plainunet.dataset.dataset import SegmentationDataset, is_folder, store_dataset
 from plainunet.dataset.samples import Samples
 from plainunet.dataset.scenes import are_blocks
 from plainunet.dataset.shards import ShardedDataset
 from plainunet.dataset.split import write_split
-from plainunet.dataset.stored import is_folder, store_dataset
 from plainunet.doctor.images import copies_across
 from plainunet.errors import Error, require_types, take_path
 from plainunet.evaluation.scores import Scores
