@@ -8,12 +8,13 @@ import pytest
 from PIL import Image, ImageFilter
 
 from plainunet.config import DataConfig
+from plainunet.dataset.census import Census
 from plainunet.dataset.classes import (
     coding_of_values,
     describe,
     find_coding,
 )
-from plainunet.dataset.coding import Census, Coding, Colors, Instances, Threshold, Values
+from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values
 from plainunet.dataset.pairs import find_pairs
 from plainunet.doctor.diagnose import write_understood
 from plainunet.formats.masks import read_mask

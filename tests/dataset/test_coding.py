@@ -11,18 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plainunet.config import DataConfig
+from plainunet.dataset.census import MaskCounts, count_all_colors, count_masks
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import (
     Coding,
     Colors,
     Instances,
-    MaskCounts,
     Threshold,
     Values,
     coding_from_json,
     coding_to_json,
-    count_all_colors,
-    count_masks,
     foreground_shares,
 )
 from plainunet.formats.masks import read_mask

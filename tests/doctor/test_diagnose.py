@@ -163,7 +163,8 @@ def test_the_second_time_nothing_is_read(scenes: Path, monkeypatch: pytest.Monke
 
     for module in ("doctor.images", "doctor.fit"):
         monkeypatch.setattr(f"plainunet.{module}.read_with_missing", refuse)
-    monkeypatch.setattr("plainunet.dataset.coding.read_mask", refuse)
+    for module in ("census", "coding"):
+        monkeypatch.setattr(f"plainunet.dataset.{module}.read_mask", refuse)
     again = check(scenes)
     assert again.as_dict() == first.as_dict()
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from plainunet.config import DataConfig
-from plainunet.dataset.coding import MaskCounts, Threshold, Values, count_masks
+from plainunet.dataset.census import MaskCounts, count_masks
+from plainunet.dataset.coding import Threshold, Values
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.diagnose import census_of, check, write_valid
 from plainunet.doctor.findings import Finding, Findings

@@ -9,24 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
-from plainunet.dataset.coding import (
+from plainunet.dataset.census import (
     Census,
-    Coding,
-    Colors,
-    Instances,
     MaskCounts,
-    Threshold,
-    Values,
+    are_edges,
+    are_in_pieces,
     count_all_colors,
     count_masks,
-    list_values,
+    main_values,
     note_inverted,
+    number_objects,
     palettes_differ,
     require_opaque,
     take_census,
     values_of,
 )
-from plainunet.dataset.regions import are_edges, are_in_pieces, main_values, number_objects
+from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values, list_values
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.errors import Error
 from plainunet.formats.colors import (

@@ -1,43 +1,22 @@
-"""Codings from stored values or colours of masks to classes, and counts of both."""
+"""Codings: from the stored values or colours of masks to class ids."""
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plainunet.dataset.cache import recall
 from plainunet.errors import Error
-from plainunet.formats.colors import (
-    IGNORED,
-    ColoredMaskError,
-    count_colors,
-    count_runs,
-    encode_colors,
-    match_colors,
-    read_colors,
-    unpack,
-)
-from plainunet.formats.encoded import open_encoded
+from plainunet.formats.colors import IGNORED, encode_colors, match_colors, read_colors
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.legends import Color
-from plainunet.formats.masks import VOID, mask_traits, read_mask
-from plainunet.formats.problems import DataError
+from plainunet.formats.masks import read_mask
 from plainunet.formats.sources import ImageSource, Source
-from plainunet.reporter import Reporter
 from plainunet.system import work_ahead
-
-_FEW_MASKS = 0.05
-_RARE = 1e-3
-_WHITE = 0xFFFFFF
-_ALIKE = 8
 
 
 class _Coding(ABC):
@@ -235,233 +214,6 @@ def list_values(values: Sequence[int]) -> str:
     """Format values for a message: "0, 1, 2", or "0, 1, 2 ... 40" if there are many."""
     shown = [str(value) for value in values]
     return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])} ... {shown[-1]}"
-
-
-class MaskCounts(NamedTuple):
-    """Contents of a mask."""
-
-    path: Source
-    size: tuple[int, int]
-    values: NDArray[np.int64]  # [n] as stored, ascending; empty if coloured
-    pixels: NDArray[np.int64]  # [n], of each value
-    digest: str  # of its values or colours and its size; "" if there is only one
-    kind: str  # file format, see `find_kind`; "" if it has no file of its own
-    is_deep: bool  # whether it has 16 bits
-    is_colored: bool  # whether its channels differ, so it is read by colour
-    palette: tuple[int, ...] = ()  # [n], the colour of each value, if it has a palette
-    is_inverted: bool = False  # whether 0 is white
-    has_void: bool = False  # whether -1, read as `VOID`, marks pixels of no class
-    hides: bool = False  # whether pixels of one colour differ in opacity
-    nodata: int | None = None  # the nodata value of its file
-    edge: tuple[int, ...] = ()  # [n], pixels of each value along the borders
-
-
-def values_of(counts: Iterable[MaskCounts]) -> set[int]:
-    """All values that occur in masks."""
-    return {value for each in counts for value in each.values.tolist()}
-
-
-def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
-    """Count the values of masks, in parallel; yields an error for an unreadable mask."""
-    found = recall("mask values 6", [(path,) for path in paths], _count)
-    for path, facts in zip(paths, found, strict=True):
-        if isinstance(facts, DataError):
-            yield facts
-            continue
-        digest, kind, is_deep, size, *columns, (palette, *marks) = facts
-        values, pixels = (np.array(column, np.int64) for column in columns)
-        is_colored = not len(values)
-        known = digest, kind, is_deep, is_colored, tuple(palette)
-        yield MaskCounts(path, tuple(size), values, pixels, *known, *marks)
-
-
-@dataclass
-class Census:
-    """How often each value occurs in a set of masks; arrays are [65536] int64, by value."""
-
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    files: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    """Masks with the value."""
-    first: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    """The first of them, as an index into `paths`."""
-    edge: NDArray[np.int64] = field(default_factory=lambda: np.zeros(65536, np.int64))
-    """Pixels along the borders of the masks."""
-    paths: list[Source] = field(default_factory=list)
-    distinct: list[int] = field(default_factory=list)
-    """Number of values in each 16-bit mask."""
-    with_both: int = 0
-    """Masks with the values 1 and 255."""
-    up_to_one: int = 0
-    """Masks in which 1 is the largest value."""
-
-    def add(
-        self,
-        path: Source,
-        counts: NDArray[np.int64],
-        is_deep: bool,
-        edge: NDArray[np.int64] | None = None,
-    ) -> None:
-        """Add a mask: `counts` [n <= 65536] int64 are its pixels of value 0..n-1.
-
-        `edge` [n] are those along its borders; by default, the same as `counts`.
-        """
-        values = np.flatnonzero(counts)
-        self.edge[: len(counts)] += counts if edge is None else edge
-        self.first[values] = np.where(self.files[values] == 0, len(self.paths), self.first[values])
-        self.files[values] += 1
-        self.pixels[values] += counts[values]
-        self.paths.append(path)
-        if is_deep:
-            self.distinct.append(len(values))
-        self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
-        self.up_to_one += bool(values.size and values[-1] == 1)
-
-    def ground(self, ignore: int | None = None, least: float = 0.5) -> int | None:
-        """The value with more than this fraction of the pixels and of the borders; or None."""
-        pixels, edge = self.pixels.copy(), self.edge.copy()
-        if ignore is not None:
-            pixels[ignore] = edge[ignore] = 0
-        top = int(pixels.argmax())
-        is_ground = pixels[top] > least * pixels.sum() and edge[top] > least * edge.sum()
-        return top if is_ground else None
-
-    def is_slip(self, value: int) -> bool:
-        """Whether a value is rare enough to be a mistake."""
-        few = self.files[value] <= max(1, _FEW_MASKS * len(self.paths))
-        rare = self.pixels[value] < _RARE * self.pixels.sum()
-        half = 2 * self.files[value] > len(self.paths) > 1
-        return bool((few or rare) and not half)
-
-    def place(self, value: int) -> str:
-        """Describe where a value occurs: pixels, first mask, and number of other masks."""
-        more = int(self.files[value]) - 1
-        others = f" and {more} more mask{'s' * (more > 1)}" if more else ""
-        return f"{self.pixels[value]} pixels in {self.paths[self.first[value]]}{others}"
-
-
-def take_census(counts: Sequence[MaskCounts]) -> Census:
-    """Sum up the counts of masks."""
-    census = Census()
-    for each in counts:
-        pixels = np.bincount(each.values, each.pixels).astype(np.int64)
-        edge = np.bincount(each.values, each.edge).astype(np.int64)
-        census.add(each.path, pixels, each.is_deep, edge)
-    return census
-
-
-def require_opaque(counts: Sequence[MaskCounts]) -> None:
-    """Refuse masks with pixels that differ in opacity only."""
-    hiding = [each.path for each in counts if each.hides]
-    if hiding:
-        raise DataError(
-            f"{len(hiding)} of {len(counts)} masks have pixels of one colour but different "
-            f"opacity, so colours do not identify the classes: {hiding[0]}. Flatten the masks "
-            "onto a colour that no class has.",
-            "transparent",
-            hiding,
-        )
-
-
-def note_inverted(counts: Sequence[MaskCounts], reporter: Reporter) -> None:
-    """Tell of TIFF masks in which 0 is white."""
-    inverted = [each.path for each in counts if each.is_inverted]
-    if inverted:
-        reporter.note(
-            f"note: in {len(inverted)} TIFF masks, 0 is white (ImageJ's inverting lookup table); "
-            "labels are read as stored, and 1-bit masks as shown (white is 1). For example "
-            f"{inverted[0]}"
-        )
-
-
-def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
-    """Whether the masks' palettes map one index to different colours.
-
-    Black and white masks are ignored next to palettes of other colours; if all are black and
-    white, grey 0 and 255 are compared as well, and white must be one value.
-    """
-    pairs = [{*zip(each.values.tolist(), each.palette, strict=False)} for each in counts]
-    plain = {(0, 0), (1, _WHITE), (255, _WHITE)}
-    if all(color in (0, _WHITE) for each in pairs for _, color in each):
-        greys = [each for each in counts if not each.palette]
-        if len(greys) == len(counts) or any({*each.values.tolist()} - {0, 255} for each in greys):
-            greys = []
-        pairs += [{(value, value * 0x010101) for value in each.values.tolist()} for each in greys]
-        both = set().union(*pairs)
-        return (
-            len({color for _, color in both}) < len(both)
-            and (len({value for value, _ in both}) < len(both) or bool(greys))
-            and not _same_borders(counts)
-        )
-    known: dict[int, tuple[int, int, int]] = {}
-    for value, color in {pair for each in pairs if not each <= plain for pair in each}:
-        other = known.setdefault(value, unpack(color))
-        if max(abs(a - b) for a, b in zip(other, unpack(color), strict=True)) > _ALIKE:
-            return True
-    return False
-
-
-def _same_borders(counts: Sequence[MaskCounts]) -> bool:
-    """Whether the borders of masks have the same value rather than the same colour."""
-    values: Counter[int] = Counter()
-    colors: Counter[int] = Counter()
-    for each in (each for each in counts if not each.is_colored):
-        top = int(np.argmax(each.edge))
-        value = int(each.values[top])
-        values[value] += 1
-        colors[each.palette[top] if each.palette else value * 0x010101] += 1
-    return max(values.values()) > max(colors.values())
-
-
-def count_all_colors(
-    paths: Sequence[Source],
-) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]]:
-    """Count the colours of masks: 0xRRGGBB [n], ascending, with all and border pixels of each."""
-
-    def count(path: Source) -> Any:
-        return [part.tolist() for part in count_colors(path)]
-
-    for facts in recall("mask colours 2", [(path,) for path in paths], count):
-        if isinstance(facts, DataError):
-            raise facts
-        colors, pixels, edge = facts
-        yield np.array(colors, np.uint32), np.array(pixels, np.int64), np.array(edge, np.int64)
-
-
-def _count(path: Source) -> Any:
-    kind = ""
-    if isinstance(path, Path):
-        with open_encoded(path) as (kind, _):
-            pass
-    try:
-        mask = read_mask(path)
-    except ColoredMaskError:
-        colors = read_colors(path)
-        digest = _digest(colors.shape, *count_runs(colors))
-        marks = [[], False, False, mask_traits(path).hides, None, []]
-        return [digest, kind, False, colors.shape, [], [], marks]
-    traits = mask_traits(path)
-    runs, lengths = count_runs(mask)
-    pixels = np.bincount(runs, weights=lengths).astype(np.int64)
-    digest = _digest(mask.shape, runs, lengths)
-    values = np.flatnonzero(pixels)
-    columns = values.tolist(), pixels[values].tolist()
-    has_void = (traits.is_signed or traits.nodata == VOID) and columns[0][-1] == VOID
-    is_deep = mask.dtype == np.uint16 and not (has_void and max(columns[0][:-1], default=0) < 256)
-    is_known = columns[0][-1] < len(traits.palette)
-    palette = [traits.palette[value] for value in columns[0]] if is_known else []
-    nodata = traits.nodata if traits.nodata in columns[0] else None
-    around = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-    edge = np.bincount(around, minlength=len(pixels))[values].tolist()
-    marks = [palette, traits.is_inverted, has_void, traits.hides, nodata, edge]
-    return [digest, kind, is_deep, mask.shape, *columns, marks]
-
-
-def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int64]) -> str:
-    # of the runs, which are far fewer than pixels; masks of one value are all equal
-    if runs.min() == runs.max():
-        return ""
-    data = np.array(shape).tobytes() + runs.tobytes() + lengths.tobytes()
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def read_pair(

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from plainunet.config import DataConfig
+from plainunet.dataset.census import MaskCounts, count_masks
 from plainunet.dataset.classes import describe
-from plainunet.dataset.coding import MaskCounts, count_masks, read_pair
+from plainunet.dataset.coding import read_pair
 from plainunet.dataset.layouts import walk
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.split import SPLIT_FILE, write_split

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.dataset.cache import recall
-from plainunet.dataset.coding import MaskCounts
+from plainunet.dataset.census import MaskCounts
 from plainunet.dataset.dataset import odd_channels
 from plainunet.dataset.lists import size_problem
 from plainunet.dataset.pairs import Pair

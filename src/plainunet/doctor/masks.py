@@ -8,18 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
-from plainunet.dataset.classes import NEARLY_ALL, find_coding
-from plainunet.dataset.coding import (
-    Coding,
-    Colors,
+from plainunet.dataset.census import (
     MaskCounts,
-    Threshold,
-    Values,
     count_all_colors,
     palettes_differ,
     take_census,
     values_of,
 )
+from plainunet.dataset.classes import NEARLY_ALL, find_coding
+from plainunet.dataset.coding import Coding, Colors, Threshold, Values
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.findings import Findings, change_of
 from plainunet.formats.colors import IGNORED, NEAR, unpack, write_color

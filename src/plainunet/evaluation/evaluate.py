@@ -8,17 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from plainunet.config import BackendName, DataConfig
+from plainunet.dataset.census import MaskCounts, count_masks, palettes_differ
 from plainunet.dataset.classes import common_names, describe, find_coding
-from plainunet.dataset.coding import (
-    Coding,
-    Colors,
-    Instances,
-    MaskCounts,
-    Values,
-    coding_from_json,
-    count_masks,
-    palettes_differ,
-)
+from plainunet.dataset.coding import Coding, Colors, Instances, Values, coding_from_json
 from plainunet.dataset.dataset import SegmentationDataset, as_folder, check_pairs, data_digest
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.shards import ShardedDataset
