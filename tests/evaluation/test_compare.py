@@ -14,7 +14,7 @@ from plainunet.evaluation.compare import _differences, compare
 from plainunet.evaluation.evaluate import evaluate
 from plainunet.evaluation.measure import Measurement
 from plainunet.evaluation.metrics import PER_CLASS
-from plainunet.evaluation.statistics import Bootstrap
+from plainunet.evaluation.scores import Bootstrap
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.palette import default_colors

@@ -34,7 +34,7 @@ from plainunet.evaluation.metrics import (
     label_objects,
     match_objects,
 )
-from plainunet.evaluation.statistics import Bootstrap
+from plainunet.evaluation.scores import Bootstrap
 
 from ..models import make_predictor
 

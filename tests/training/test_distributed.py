@@ -107,7 +107,7 @@ from plainunet.network.unet import UNet
 from plainunet.training.distributed import join_processes
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.state import TrainingState
-from plainunet.training.step import Step
+from plainunet.training.trainer import Step
 
 with join_processes("cpu") as processes:
     torch.manual_seed(0)

@@ -20,7 +20,7 @@ from plainunet.network.unet import UNet
 from plainunet.training.optim import WeightAverage
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.state import TrainingState
-from plainunet.training.step import Step, StepResult
+from plainunet.training.trainer import Step, StepResult
 
 from ..forks import Fork
 from .conftest import same
@@ -207,7 +207,7 @@ from plainunet.network.unet import UNet
 from plainunet.reporter import Collected
 from plainunet.training.run import Run, RunFolder
 from plainunet.training.state import TrainingState
-from plainunet.training.step import Step
+from plainunet.training.trainer import Step
 
 torch.manual_seed(0)
 unet = UNet(3, 2, base_channels=8, depth=3, dropout=0.5).train()

@@ -25,8 +25,7 @@ from plainunet.training import trainer as training
 from plainunet.training.run import Run, RunFolder, StoppedError
 from plainunet.training.schedule import ClockSchedule, learning_rate_at
 from plainunet.training.state import read_state
-from plainunet.training.step import Step, StepResult
-from plainunet.training.trainer import FAULTS, Rate
+from plainunet.training.trainer import FAULTS, Rate, Step, StepResult
 from plainunet.training.validate import validate
 
 from .conftest import Fit, MakeRun, Recorder, Rows, make_trainer, rows_of, same

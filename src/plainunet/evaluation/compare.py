@@ -32,8 +32,7 @@ from plainunet.evaluation.metrics import (
     of_images,
     with_own,
 )
-from plainunet.evaluation.scores import AGGREGATES, Aggregate
-from plainunet.evaluation.statistics import LEVEL, Bootstrap, json_interval
+from plainunet.evaluation.scores import AGGREGATES, LEVEL, Aggregate, Bootstrap, json_interval
 from plainunet.files import write_whole
 from plainunet.formats.sources import path_of, stem_of
 from plainunet.page import plural

@@ -39,7 +39,7 @@ from plainunet.evaluation.metrics import (
     summarise,
     threshold_curve,
 )
-from plainunet.evaluation.statistics import LEVEL, Bootstrap, json_interval
+from plainunet.evaluation.scores import LEVEL, Bootstrap, json_interval
 from plainunet.formats.sources import path_of
 from plainunet.formats.windows import as_windows
 from plainunet.prediction.predictor import Predictor

@@ -33,7 +33,7 @@ from plainunet.evaluation.charts import (
 )
 from plainunet.evaluation.measure import PredictedImage
 from plainunet.evaluation.metrics import logged_metrics, metric_labels
-from plainunet.evaluation.statistics import FEW
+from plainunet.evaluation.scores import FEW
 from plainunet.network.card import Card, versions
 from plainunet.network.own import OwnNetwork
 from plainunet.page import NOTHING, data_url, interval, number, plural, render, save_page, score

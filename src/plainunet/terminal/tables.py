@@ -14,8 +14,7 @@ from plainunet.doctor.findings import Finding, find_unfixed
 from plainunet.doctor.fix import describe
 from plainunet.evaluation.folds import CrossValidation
 from plainunet.evaluation.metrics import PER_CLASS, metric_label, metric_labels
-from plainunet.evaluation.scores import Scores
-from plainunet.evaluation.statistics import FEW
+from plainunet.evaluation.scores import FEW, Scores
 from plainunet.page import plural
 from plainunet.terminal.screen import Terminal
 

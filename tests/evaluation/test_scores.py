@@ -3,7 +3,7 @@
 import numpy as np
 
 from plainunet.evaluation.metrics import dice
-from plainunet.evaluation.statistics import RESAMPLES, Bootstrap
+from plainunet.evaluation.scores import RESAMPLES, Bootstrap
 
 
 def test_bounds_of_a_mean_match_resamples_by_hand() -> None:
