@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plainunet.doctor.duplicates import Duplicate, find_duplicates, perceptual_hash
+from plainunet.doctor.images import Duplicate, find_duplicates, perceptual_hash
 from plainunet.formats.images import image_size, read_image
 
 Image = NDArray[np.uint8]

@@ -13,9 +13,14 @@ from PIL import Image, ImageOps
 from plainunet.config import DataConfig
 from plainunet.dataset.pairs import find_pairs
 from plainunet.doctor.diagnose import check
-from plainunet.doctor.duplicates import Duplicate, find_duplicates
 from plainunet.doctor.findings import Fix
-from plainunet.doctor.images import ImageFacts, copies_across, read_facts
+from plainunet.doctor.images import (
+    Duplicate,
+    ImageFacts,
+    copies_across,
+    find_duplicates,
+    read_facts,
+)
 from plainunet.formats.images import image_shape
 from plainunet.formats.problems import Change, DataError
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from plainunet.network.unet import UNet
-from plainunet.prediction.oom import failing_alone, in_smaller_parts
+from plainunet.prediction.predict import failing_alone
 from plainunet.prediction.torch_backend import TorchBackend
+from plainunet.prediction.views import in_smaller_parts
 
 from ..forks import Fork
 

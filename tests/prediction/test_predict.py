@@ -22,17 +22,14 @@ from plainunet.formats.windows import open_windows
 from plainunet.network.card import Card
 from plainunet.network.checkpoint import save_checkpoint
 from plainunet.prediction.geo import find_geo
+from plainunet.prediction.outputs import count_large, list_names, mask_paths, require_apart
 from plainunet.prediction.predict import (
     Inputs,
     Predictions,
-    count_large,
     find_inputs,
-    list_names,
-    mask_paths,
     predict_files,
     predict_inputs,
     predict_large,
-    require_apart,
 )
 from plainunet.prediction.predictor import Predictor
 

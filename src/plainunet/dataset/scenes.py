@@ -17,17 +17,19 @@ from plainunet.dataset.cache import recall
 from plainunet.dataset.coding import Coding
 from plainunet.dataset.layouts import IMAGE_FOLDERS, PARTS, folders_found, walk
 from plainunet.dataset.lists import Pair, size_problem
-from plainunet.formats.masks import class_file_names
-from plainunet.formats.polygons import (
+from plainunet.formats.geo import (
     POLYGON_SUFFIXES,
     Layer,
     column_values,
+    has_data,
+    missing_packages,
     read_layer,
+    read_scene,
     scene_bounds,
     window_bounds,
 )
+from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import DataError, as_problem, first_five
-from plainunet.formats.rasters import has_data, missing_packages, read_scene
 from plainunet.formats.sources import Polygons, Source, Window
 from plainunet.formats.windows import stored_size
 from plainunet.page import plural

@@ -53,7 +53,7 @@ from plainunet.network.card import Card
 from plainunet.page import plural
 from plainunet.prediction.exported import need
 from plainunet.prediction.geo import Georeference
-from plainunet.prediction.outputs import Entries, Outputs
+from plainunet.prediction.outputs import Entries, Outputs, require_apart
 from plainunet.prediction.predict import (
     Batch,
     EachOnce,
@@ -62,7 +62,6 @@ from plainunet.prediction.predict import (
     accelerate,
     count_results,
     existing_mask,
-    require_apart,
 )
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.record import (

@@ -25,7 +25,8 @@ from plainunet.files import require_regular
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.sources import parse_image, stem_of
 from plainunet.prediction.exported import need
-from plainunet.prediction.predict import find_inputs, mask_paths
+from plainunet.prediction.outputs import mask_paths
+from plainunet.prediction.predict import find_inputs
 from plainunet.prediction.record import holds_masks
 from plainunet.system import first_line, shorten
 

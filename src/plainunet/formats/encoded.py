@@ -19,8 +19,8 @@ from PIL.PpmImagePlugin import PpmImageFile
 
 from plainunet.errors import Error
 from plainunet.files import require_regular
+from plainunet.formats.geo import cut_window
 from plainunet.formats.problems import DataError, command, cut_off, how_to_restore
-from plainunet.formats.rasters import cut_window
 from plainunet.formats.shards import read_member
 from plainunet.formats.sources import ImageSource, Member, Page, Source, Window
 from plainunet.formats.tiff import cut_slice

@@ -37,8 +37,8 @@ from plainunet.formats.encoded import (
     read_encoded,
     turn_upright,
 )
+from plainunet.formats.geo import cut_window
 from plainunet.formats.problems import Change, DataError, require_decodable
-from plainunet.formats.rasters import cut_window
 from plainunet.formats.sources import ImageSource, Window, parse_image
 from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from plainunet.errors import Error, take_path
-from plainunet.formats import coco, polygons, rle, shapes
+from plainunet.formats import coco, geo, rle, shapes
 from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
 from plainunet.formats.encoded import (
     decoding,
@@ -224,7 +224,7 @@ def read_mask(path: str | Source) -> NDArray[Any]:
     if isinstance(path, Shapes):
         return shapes.read_ids(path)
     if isinstance(path, Polygons):
-        return polygons.read_ids(path)
+        return geo.read_ids(path)
     if isinstance(path, ObjectFiles):
         return read_object_files(path, _read_without_void)
     if isinstance(path, ClassFiles):

@@ -15,7 +15,7 @@ from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import decoding, open_encoded
-from plainunet.formats.rasters import open_raster, quiet, require_geo
+from plainunet.formats.geo import open_raster, quiet, require_geo
 from plainunet.formats.sources import ImageSource
 from plainunet.prediction.objects import Object
 

@@ -1,7 +1,9 @@
-"""Output formats of `predict`: overlays, probabilities, objects, COCO, run lengths, areas."""
+"""Outputs of `predict`: file names; overlays, probabilities, objects, COCO, run lengths, areas."""
 
 import csv
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -10,13 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
-from tifffile import imwrite
+from tifffile import TiffFile, imwrite
 
 from plainunet.config import Output
 from plainunet.dataset.resize import fit_size, resize
 from plainunet.errors import Error
 from plainunet.files import write_json, write_whole
-from plainunet.formats.rasters import require_geo
+from plainunet.formats.geo import require_geo
+from plainunet.formats.sources import ImageSource, files_of, path_of, stem_of
 from plainunet.network.card import Card
 from plainunet.prediction.drawing import (
     draw_overlay,
@@ -28,6 +31,69 @@ from plainunet.prediction.drawing import (
 from plainunet.prediction.geo import Georeference, Tag, draw_contours, nodata_tag, write_polygons
 from plainunet.prediction.objects import Object, find_objects
 from plainunet.prediction.record import written_outputs
+
+
+def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
+    """Unique paths of the masks: `<stem>.png`, for a page of a stack `<stem>_<number>.png`.
+
+    Images with equal stems keep their folders, relative to the common folder of all images; if even
+    these are equal (`a.jpg` next to `a.png`), the suffix stays in the name: `a.jpg.png`.
+    """
+    full = absolute_paths(images)
+    top = _common_folder(full)
+    stems = [stem_of(image) for image in images]
+    count = Counter(stems)
+    paths = [
+        Path(f"{stem}.png") if count[stem] == 1 else image.relative_to(top).with_name(f"{stem}.png")
+        for stem, image in zip(stems, full, strict=True)
+    ]
+    long = [image.relative_to(top).with_name(f"{image.name}.png") for image in full]
+    # an image "a.jpg.tif" must not take the name "a.jpg.png" from "a.jpg"
+    taken = Counter(paths + long)
+    return [
+        out / (short if taken[short] == 1 else whole)
+        for short, whole in zip(paths, long, strict=True)
+    ]
+
+
+def list_names(images: Sequence[ImageSource]) -> list[str]:
+    """Names of images in lists: file names, with folders if two are equal."""
+    full = absolute_paths(images)
+    top = _common_folder(full)
+    count = Counter(image.name for image in full)
+    return [
+        image.name if count[image.name] == 1 else image.relative_to(top).as_posix()
+        for image in full
+    ]
+
+
+def require_apart(
+    images: Sequence[ImageSource], paths: Sequence[Path], what: str = "images"
+) -> None:
+    """Refuse outputs, at `paths`, that would replace images or lie among them."""
+    files = {file.resolve() for image in images for file in files_of(image)}
+    replaced = [path for path in paths if path.resolve() in files]
+    if replaced:
+        raise Error(
+            f"{replaced[0]}: an output would overwrite one of the {what}. Choose another output "
+            "folder."
+        )
+    folders = {path.parent for path in paths}
+    shared = {folder.resolve() for folder in folders} & {file.parent for file in files}
+    if shared:
+        raise Error(
+            f"{min(shared)}: contains the {what}; the next run would take outputs in it for "
+            f"{what}. Choose another output folder."
+        )
+
+
+def absolute_paths(images: Sequence[ImageSource]) -> list[Path]:
+    """Absolute paths without "..", which would lead out of the output folder."""
+    return [Path(os.path.normpath(path_of(image).absolute())) for image in images]
+
+
+def _common_folder(full: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([image.parent for image in full])) if full else Path()
 
 
 def find_runs(pixels: NDArray[np.bool_], *, by_columns: bool, first: int = 0) -> NDArray[np.int64]:
@@ -97,6 +163,19 @@ def area_rows(name: str, counts: NDArray[np.int64], card: Card) -> list[Row]:
         [name, class_name, int(count), f"{count / total:.6f}"]
         for class_name, count in zip(card.class_names, counts, strict=False)
     ]
+
+
+def count_large(path: Path, classes: int) -> NDArray[np.int64]:
+    """Count the pixels [K] int64 of each class in the TIFF file of a large mask."""
+    counts = np.zeros(256, np.int64)
+    with TiffFile(path) as file:
+        page = file.pages.first
+        for data, (*_, top, left, _), _ in page.segments():
+            if data is None:  # an empty tile, which masks do not have
+                continue
+            part = data[0, : page.imagelength - top, : page.imagewidth - left]
+            counts += np.bincount(part.ravel(), minlength=256)
+    return counts[:classes]
 
 
 def _objects(labelled: Labelled, card: Card) -> list[Row]:

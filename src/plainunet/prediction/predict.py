@@ -2,11 +2,11 @@
 
 import glob
 import json
-import os
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import TiffFile
 
 from plainunet.config import Output
 from plainunet.dataset.lists import find_images
@@ -29,13 +28,19 @@ from plainunet.formats.sources import (
     parse_image,
     path_of,
     stamp_files,
-    stem_of,
 )
 from plainunet.formats.windows import Windows, as_windows, open_windows, stored_size
 from plainunet.prediction.drawing import TILE, write_tiff_bands
 from plainunet.prediction.geo import Georeference, find_geo
-from plainunet.prediction.oom import failing_alone
-from plainunet.prediction.outputs import Entries, Outputs
+from plainunet.prediction.outputs import (
+    Entries,
+    Outputs,
+    absolute_paths,
+    count_large,
+    list_names,
+    mask_paths,
+    require_apart,
+)
 from plainunet.prediction.predictor import AnyImage, Predictor
 from plainunet.prediction.record import (
     RECORD,
@@ -49,7 +54,13 @@ from plainunet.prediction.record import (
 )
 from plainunet.prediction.video import CutOffError, is_done, predict_video, video_paths
 from plainunet.reporter import Forwarding, Reporter, note_warnings, or_default, silent, track
-from plainunet.system import keep_freed_memory, spare_threads
+from plainunet.system import (
+    first_line,
+    give_freed_memory_back,
+    is_out_of_memory,
+    keep_freed_memory,
+    spare_threads,
+)
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
 LARGE = 100_000_000
@@ -191,7 +202,7 @@ _Named = TypeVar("_Named", bound=ImageSource)
 
 def _unique(sources: Sequence[_Named]) -> list[_Named]:
     known: dict[Path, _Named] = {}
-    for source, path in zip(sources, _absolute_paths(sources), strict=True):
+    for source, path in zip(sources, absolute_paths(sources), strict=True):
         known.setdefault(path, source)
     return list(known.values())
 
@@ -232,69 +243,6 @@ def _parse_list(content: bytes, source: str) -> list[ImageSource]:
     if not paths:
         raise Error(f"{source}: contains no paths. Write one path per line.")
     return paths
-
-
-def mask_paths(images: Sequence[ImageSource], out: Path) -> list[Path]:
-    """Unique paths of the masks: `<stem>.png`, for a page of a stack `<stem>_<number>.png`.
-
-    Images with equal stems keep their folders, relative to the common folder of all images; if even
-    these are equal (`a.jpg` next to `a.png`), the suffix stays in the name: `a.jpg.png`.
-    """
-    full = _absolute_paths(images)
-    top = _common_folder(full)
-    stems = [stem_of(image) for image in images]
-    count = Counter(stems)
-    paths = [
-        Path(f"{stem}.png") if count[stem] == 1 else image.relative_to(top).with_name(f"{stem}.png")
-        for stem, image in zip(stems, full, strict=True)
-    ]
-    long = [image.relative_to(top).with_name(f"{image.name}.png") for image in full]
-    # an image "a.jpg.tif" must not take the name "a.jpg.png" from "a.jpg"
-    taken = Counter(paths + long)
-    return [
-        out / (short if taken[short] == 1 else whole)
-        for short, whole in zip(paths, long, strict=True)
-    ]
-
-
-def list_names(images: Sequence[ImageSource]) -> list[str]:
-    """Names of images in lists: file names, with folders if two are equal."""
-    full = _absolute_paths(images)
-    top = _common_folder(full)
-    count = Counter(image.name for image in full)
-    return [
-        image.name if count[image.name] == 1 else image.relative_to(top).as_posix()
-        for image in full
-    ]
-
-
-def require_apart(
-    images: Sequence[ImageSource], paths: Sequence[Path], what: str = "images"
-) -> None:
-    """Refuse outputs, at `paths`, that would replace images or lie among them."""
-    files = {file.resolve() for image in images for file in files_of(image)}
-    replaced = [path for path in paths if path.resolve() in files]
-    if replaced:
-        raise Error(
-            f"{replaced[0]}: an output would overwrite one of the {what}. Choose another output "
-            "folder."
-        )
-    folders = {path.parent for path in paths}
-    shared = {folder.resolve() for folder in folders} & {file.parent for file in files}
-    if shared:
-        raise Error(
-            f"{min(shared)}: contains the {what}; the next run would take outputs in it for "
-            f"{what}. Choose another output folder."
-        )
-
-
-def _absolute_paths(images: Sequence[ImageSource]) -> list[Path]:
-    """Absolute paths without "..", which would lead out of the output folder."""
-    return [Path(os.path.normpath(path_of(image).absolute())) for image in images]
-
-
-def _common_folder(full: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([image.parent for image in full])) if full else Path()
 
 
 def predict_large(
@@ -358,19 +306,6 @@ def _append(file: FileIO, band: NDArray[np.uint8], path: Path) -> None:
             f"{path}: cannot be written ({error.strerror}). Free some space and run the same "
             "command again; it continues from here."
         ) from error
-
-
-def count_large(path: Path, classes: int) -> NDArray[np.int64]:
-    """Count the pixels [K] int64 of each class in a mask written by `predict_large`."""
-    counts = np.zeros(256, np.int64)
-    with TiffFile(path) as file:
-        page = file.pages.first
-        for data, (*_, top, left, _), _ in page.segments():
-            if data is None:  # an empty tile, which masks do not have
-                continue
-            part = data[0, : page.imagelength - top, : page.imagewidth - left]
-            counts += np.bincount(part.ravel(), minlength=256)
-    return counts[:classes]
 
 
 @dataclass(frozen=True)
@@ -721,6 +656,24 @@ class Batch:
                 self.result.written.append(path)
             except (ValueError, OSError) as error:
                 self.failures[number] = str(error)
+
+
+@contextmanager
+def failing_alone(file: ImageSource) -> Iterator[None]:
+    """Re-raise any failure of an image, including out-of-memory, as a ValueError naming it."""
+    try:
+        yield
+        return
+    except Exception as error:
+        is_short = is_out_of_memory(error)
+        message = first_line(error) if is_short else str(error)
+        if not (is_short or isinstance(error, ValueError | OSError)) or str(file) in message:
+            raise
+    if is_short:
+        give_freed_memory_back()
+        fix = "Save fewer outputs at a time (--save), or end other programs."
+        message = f"out of memory ({message}). {fix}"
+    raise Error(f"{file}: {message}")
 
 
 def _require_names(tasks: Sequence[Task], outputs: Outputs) -> None:

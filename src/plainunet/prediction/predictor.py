@@ -32,8 +32,7 @@ from plainunet.prediction.exported import (
 )
 from plainunet.prediction.hub import About, ModelFile, find_model, push_model, save_model
 from plainunet.prediction.objects import fill_holes, remove_small
-from plainunet.prediction.oom import in_smaller_parts
-from plainunet.prediction.views import TTA, View, aligned_bands
+from plainunet.prediction.views import TTA, View, aligned_bands, in_smaller_parts
 from plainunet.reporter import warn
 
 if TYPE_CHECKING:

@@ -1,7 +1,10 @@
-"""One view of an image: the logits of one network at one scale, resized to the image's size."""
+"""One view of an image: the logits of one network at one scale, resized to the image's size.
+
+When memory runs out, an image continues in smaller parts from the row reached.
+"""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -15,7 +18,8 @@ from plainunet.formats.windows import ArrayWindows, Windows, as_channels
 from plainunet.network.card import Card
 from plainunet.prediction.backends import Backend, Logits, Turn
 from plainunet.prediction.tiling import BYTES, least_values, logit_bands, values_for
-from plainunet.system import total_memory
+from plainunet.reporter import warn
+from plainunet.system import first_line, is_out_of_memory, total_memory
 
 TTA: dict[str, tuple[Turn, ...]] = {
     "none": ((0, False),),
@@ -306,3 +310,40 @@ def aligned_bands(streams: Sequence[Iterator[Logits]]) -> Iterator[list[Logits]]
                 if following is None:
                     return
                 held[number] = following
+
+
+def in_smaller_parts(
+    bands: Callable[[int], Iterator[Logits]], views: Sequence[View], first: int = 0
+) -> Iterator[Logits]:
+    """Yield bands of rows [K, n, W] from `first` on, in smaller parts after running out of memory.
+
+    The amount that each view computes at a time is then halved, also for all later images. Too
+    little memory for the smallest parts is a ValueError.
+    """
+    backend = views[0].backend
+    while True:
+        try:
+            for band in bands(first):
+                yield band
+                first += band.shape[1]
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            message = first_line(error)
+        # outside the except clause, so that the error no longer holds the tensors that failed
+        large = [view for view in views if view.values > view.least]
+        if not large:
+            device = "" if str(backend.device) == "cpu" else ", or give --device cpu"
+            raise Error(
+                f"out of memory ({message}), even with the smallest parts. Free memory by ending "
+                f"other programs{device}."
+            )
+        for view in large:
+            view.values = max(view.least, view.values // 2)
+        is_slower = backend.free_memory(message)
+        warn(
+            "out of memory: from now on images are predicted in smaller parts"
+            f"{' and with slower convolutions' if is_slower else ''}. Set --memory to avoid this.",
+            stacklevel=2,
+        )
