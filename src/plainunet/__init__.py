@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from plainunet.evaluation import metrics
     from plainunet.evaluation.compare import compare
     from plainunet.evaluation.evaluate import evaluate
-    from plainunet.evaluation.folds import CrossValidation
-    from plainunet.evaluation.scores import Scores
+    from plainunet.evaluation.scores import CrossValidation, Scores
     from plainunet.formats.images import read_image
     from plainunet.formats.masks import read_mask
     from plainunet.network import losses
@@ -72,7 +71,7 @@ __all__ = [
 
 _MODULES = {
     "Card": "plainunet.network.card",
-    "CrossValidation": "plainunet.evaluation.folds",
+    "CrossValidation": "plainunet.evaluation.scores",
     "Error": "plainunet.errors",
     "Predictor": "plainunet.prediction.predictor",
     "Reporter": "plainunet.reporter",

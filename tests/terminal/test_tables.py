@@ -9,8 +9,7 @@ import pytest
 
 from plainunet.doctor.diagnose import check
 from plainunet.evaluation.compare import Comparison
-from plainunet.evaluation.folds import CrossValidation, FoldScores
-from plainunet.evaluation.scores import Scores
+from plainunet.evaluation.scores import CrossValidation, FoldScores, Scores
 from plainunet.network.summary import StageSummary
 from plainunet.terminal.tables import (
     show_comparison,

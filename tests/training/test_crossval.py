@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import plainunet
 from plainunet.config import TrainConfig
 from plainunet.dataset.split import read_split
-from plainunet.evaluation.folds import CrossValidation, Spread
+from plainunet.evaluation.scores import CrossValidation, Spread
 from plainunet.network.card import CheckpointError
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.prediction.predictor import Predictor

@@ -25,8 +25,7 @@ from plainunet.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from plainunet.doctor.diagnose import Diagnosis
-    from plainunet.evaluation.folds import CrossValidation
-    from plainunet.evaluation.scores import Scores
+    from plainunet.evaluation.scores import CrossValidation, Scores
 
 _PERIOD = 0.5  # minimum time between two updates of the text [s]
 _IMAGE_PERIOD = 3.0  # minimum time between two updates of an image [s]
@@ -224,7 +223,7 @@ _RESULTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("deployment.export", "Exported", _show_text),
     ("doctor.diagnose", "Diagnosis", _show_diagnosis),
     ("evaluation.compare", "Comparison", _show_text),
-    ("evaluation.folds", "CrossValidation", _show_folds),
+    ("evaluation.scores", "CrossValidation", _show_folds),
     ("evaluation.scores", "Scores", _show_scores),
     ("prediction.predict", "Predictions", _show_text),
 )

@@ -12,9 +12,8 @@ from plainunet import reporter
 from plainunet.doctor.diagnose import Diagnosis, Fixed
 from plainunet.doctor.findings import Finding, find_unfixed
 from plainunet.doctor.fix import describe
-from plainunet.evaluation.folds import CrossValidation
 from plainunet.evaluation.metrics import PER_CLASS, metric_label, metric_labels
-from plainunet.evaluation.scores import FEW, Scores
+from plainunet.evaluation.scores import FEW, CrossValidation, Scores
 from plainunet.page import plural
 from plainunet.terminal.screen import Terminal
 

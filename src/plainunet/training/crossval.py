@@ -18,11 +18,16 @@ from plainunet.dataset.pairs import Pair
 from plainunet.dataset.split import read_split, write_split
 from plainunet.errors import Error, require_types, take_path
 from plainunet.evaluation.evaluate import evaluate_dataset
-from plainunet.evaluation.folds import SPLIT, CrossValidation, FoldScores, report_content
 from plainunet.evaluation.measure import Measurement, predict_images, score_images
 from plainunet.evaluation.metrics import Metrics, with_own
 from plainunet.evaluation.report import About, Shown, choose_shown, show, write_report
-from plainunet.evaluation.scores import Scores
+from plainunet.evaluation.scores import (
+    OUT_OF_FOLD,
+    CrossValidation,
+    FoldScores,
+    Scores,
+    report_content,
+)
 from plainunet.files import lock_folder, remove_unfinished, write_json
 from plainunet.formats.problems import command
 from plainunet.formats.shards import require_no_shards
@@ -386,7 +391,7 @@ def _score(plan: _Plan) -> CrossValidation:
             folds.append(FoldScores(run.fold, seed, run.folder.best, len(held_out), scores))
             measured += counts
             pairs += held_out
-        content = {"split": SPLIT, **_scored(measured, pairs, card, metrics)}
+        content = {"split": OUT_OF_FOLD, **_scored(measured, pairs, card, metrics)}
         out_of_fold[seed] = Scores(plan.out, content, RunFolder(plan.out).report)
     return CrossValidation(plan.data, plan.out, tuple(folds), out_of_fold)
 
