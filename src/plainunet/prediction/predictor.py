@@ -305,7 +305,7 @@ class Predictor:
         """Choose what runs a checkpoint's network for many images on a CPU, with `backend="auto"`.
 
         PyTorch, or OpenVINO if it is installed and faster, and no more than one pixel in a thousand
-        of this image's mask changes; see `torch_backend.accelerate`.
+        of this image's mask changes.
 
         Args:
             image: One of the images [H, W, C].
