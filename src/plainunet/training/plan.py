@@ -447,8 +447,8 @@ _SHORT = 40
 """Epochs up to which stronger augmentation than flips and compression lowers the scores
 (docs/results.md, Ablations: nuclei, cars and roads, planned for 11 to 36 epochs)."""
 _DECAY = 0.3
-"""Weight decay of Muon in longer runs: without it, 25 images are overfitted within 5 minutes and 367
-within an hour (docs/explanation/budget.md)."""
+"""Weight decay of Muon in longer runs: with the usual 0.01, 25 images are overfitted within five
+minutes and 367 within an hour (docs/explanation/budget.md)."""
 _VARIED = 1.5
 _ACTIVATIONS = 1320.0
 """Bytes of activations that an input pixel keeps for the backward pass at 16 base channels
