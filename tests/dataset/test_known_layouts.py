@@ -318,6 +318,30 @@ def test_the_same_numbers_everywhere_may_be_classes(tmp_path: Path) -> None:
     assert shares(braces) == [3 * (768 - 32), 3 * 16, 3 * 16]
 
 
+def test_a_further_mask_of_every_image_is_no_mask_of_the_first(tmp_path: Path) -> None:
+    """All have 7_mask and 7_mask_1: as many as 7 and 7_mask."""
+    for n in range(4):
+        image(tmp_path / f"{n}.png")
+        for k in range(3 if n else 2):
+            mask(tmp_path / f"{n}_mask{f'_{k}' * bool(k)}.png", (5 * k, 0), value=255)
+    found = find_pairs(tmp_path)
+    assert [path_of(pair.image).name for pair in found] == [f"{n}.png" for n in range(4)]
+    assert shares(found) == [4 * 768 - 11 * 16, 11 * 16]
+
+
+@pytest.mark.parametrize("numbers", [("", "_1"), ("_1", "_2"), ("_1", "_2", "_3", "_4", "_5")])
+def test_the_same_numbers_next_to_the_images(tmp_path: Path, numbers: Sequence[str]) -> None:
+    for n in range(3):
+        image(tmp_path / f"case {n}.png")
+        for k, number in enumerate(numbers):
+            mask(tmp_path / f"case {n}_mask{number}.png", (4 * k, 0), value=255)
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    by_class, joined = (DataConfig(**flags) for flags in raised.value.choices.values())
+    assert shares(find_pairs(tmp_path, joined))[1] == 3 * 16 * len(numbers)
+    assert shares(find_pairs(tmp_path, by_class))[1:] == [3 * 16] * len(numbers)
+
+
 def test_the_same_names_in_the_folder_of_each_image(tmp_path: Path) -> None:
     for n in range(3):
         image(tmp_path / f"images/{n}.jpg")
@@ -576,6 +600,17 @@ def test_an_ending_that_may_mean_the_mask_is_asked_about(tmp_path: Path) -> None
     assert [flags["pairs"] for flags in raised.value.choices.values()] == patterns
 
 
+def test_an_ending_with_several_numbers_is_one_choice(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"{n}.jpg")
+        for k, end in enumerate(("mask", "mask_1", "edge_gt")):
+            mask(tmp_path / f"{n}_{end}.png", (5 * k, 0), value=255)
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    first, second = (DataConfig(**flags) for flags in raised.value.choices.values())
+    assert [shares(find_pairs(tmp_path, each))[1] for each in (first, second)] == [48, 96]
+
+
 @pytest.mark.parametrize(
     ("images", "masks", "others"),
     [
@@ -630,6 +665,15 @@ def test_either_suffix_may_be_the_images(tmp_path: Path, one: str, other: str) -
         find_pairs(tmp_path)
     assert raised.value.code == "which-folder"
     assert f'"*{one}:*{other}"' in str(raised.value)
+    assert pairs_of(tmp_path, pairs=f"*{one}:*{other}")[0][:2] == (f"0{one}", f"0{other}")
+
+
+@pytest.mark.parametrize(("one", "other"), [(".jpg", ".jpeg"), (".PNG", ".png"), (".JPG", ".jpeg")])
+def test_contents_tell_images_from_masks(tmp_path: Path, one: str, other: str) -> None:
+    for n in range(3):
+        image(tmp_path / f"{n}{one}")
+        mask(tmp_path / f"{n}{other}", value=255)
+    assert pairs_of(tmp_path)[0][:2] == (f"0{one}", f"0{other}")
     assert pairs_of(tmp_path, pairs=f"*{one}:*{other}")[0][:2] == (f"0{one}", f"0{other}")
 
 

@@ -255,7 +255,9 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
         )
     if patterns[0] == patterns[1]:
         raise Error(f"--pairs '{pairs}': both patterns are the same. Change the second one.")
-    images, masks = (_matches(folder, pattern, stars[0]) for pattern in patterns)
+    # a.JPG matches *.jpg, unless the masks are *.JPG
+    how = re.NOFLAG if patterns[0].lower() == patterns[1].lower() else re.IGNORECASE
+    images, masks = (_matches(folder, pattern, stars[0], how) for pattern in patterns)
     # 'a_mask.png' matches '*.png' too, but belongs to '*_mask.png'
     images_first = len(patterns[0]) > len(patterns[1])
     first, second = (images, masks) if images_first else (masks, images)
@@ -295,7 +297,7 @@ class _Match(NamedTuple):
     pieces: tuple[str, ...]  # text around the braces
 
 
-def _matches(folder: Path, pattern: str, stars: int) -> dict[Path, _Match]:
+def _matches(folder: Path, pattern: str, stars: int, how: re.RegexFlag) -> dict[Path, _Match]:
     """Find the files of a pattern; its first `stars` * join an image with its mask."""
     pattern = normalize("NFC", pattern.removeprefix("./"))
     braces = _BRACES.findall(pattern)
@@ -315,8 +317,7 @@ def _matches(folder: Path, pattern: str, stars: int) -> dict[Path, _Match]:
         )
         for number, piece in enumerate(_BRACES.split(pattern))
     ]
-    # a.JPG matches *.jpg
-    regexes = {name: re.compile(re.escape(name).join(pieces), re.IGNORECASE) for name in names}
+    regexes = {name: re.compile(re.escape(name).join(pieces), how) for name in names}
     start = len(folder.as_posix().rstrip("/")) + 1 if folder != Path() else 0
     base = folder / re.split(r"[*{]" if braces else r"\*", pattern)[0].rpartition("/")[0]
     found = {}

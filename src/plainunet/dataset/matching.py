@@ -13,7 +13,7 @@ from typing import NamedTuple
 from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, Files, Key
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.images import fitting_suffix
-from plainunet.formats.problems import Change, DataError, command, first_five
+from plainunet.formats.problems import Change, DataError, first_five
 from plainunet.formats.sources import ObjectFiles, Source, path_of
 from plainunet.reporter import Reporter, silent
 
@@ -260,75 +260,41 @@ def patterns_of(images: Files, masks: Files) -> tuple[str, str]:
 
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
     """Separate images and masks in one folder by name; no masks if most have no partner."""
-    best: tuple[int, set[Key]] = (0, set())
+    best: tuple[tuple[int, bool], set[Key]] = ((0, False), set())
     for affixes in _one_sided(files, files, lambda start, end: _Affixes("", "", start, end)):
         longer = {key for key in files if _cut(key, affixes[2:]) in files}
         shorter = files.keys() - longer
         # "1" and "1_rgb": the image has the longer name
-        is_image = IMAGE_WORD.search(affixes.mask_start or affixes.mask_end)
-        joined = len(_join(shorter, longer, affixes))
-        best = max(best, (joined, shorter if is_image else longer), key=lambda each: each[0])
-        if best[0] * 2 == len(files):
+        affix = affixes.mask_start or affixes.mask_end
+        own = shorter if IMAGE_WORD.search(affix) else longer
+        # for equal numbers, 7_mask is the mask of 7 rather than 7_mask_1 that of 7_mask
+        joined = len(_join(shorter, longer, affixes)), bool(MASK_WORD.search(affix))
+        best = max(best, (joined, own), key=lambda each: each[0])
+        if joined[0] * 2 == len(files):
             break
-    if best[0] * 2 < len(files):
+    if best[0][0] * 2 < len(files):
         named = {key for key in files if MASK_WORD.search(key[1])}
-        joined = len(_best({k: files[k] for k in files if k not in named}, _of(files, named))[1])
-        best = max(best, (joined, named), key=lambda each: each[0])
-    if best[0] * 4 < len(files):
-        return dict(files), {}
-    # next to 7_mask, 7_mask_1 is another mask
-    found = {key: match for key in files if (match := _NUMBERED.fullmatch(key[1]))}
-    more = {key for key, match in found.items() if (key[0], match["base"]) in best[1]}
+        count = len(_best({k: files[k] for k in files if k not in named}, _of(files, named))[1])
+        best = max(best, ((count, False), named), key=lambda each: each[0])
+    # next to 7_mask or 7_mask_1, 7_mask_2 is another mask
+    bases = {(where, base_of(stem)) for where, stem in best[1]}
+    more = {key for key in files if MASK_WORD.search(key[1]) and (key[0], base_of(key[1])) in bases}
     masks = best[1] | more
+    if best[0][0] * 4 < len(files) - len(masks) + len(best[1]):
+        return dict(files), {}
     return {key: files[key] for key in files if key not in masks}, _of(files, masks)
-
-
-_PHOTOS = (".jpg", ".jpeg", ".heic", ".heif", ".avif", ".webp")
-
-
-def split_suffixes(
-    files: Mapping[Key, Sequence[Path]], folder: Path
-) -> tuple[dict[Key, Path], dict[Key, Path]]:
-    """Separate images and masks that differ in their suffix only: 1.jpg and 1.png.
-
-    Both are empty if most names occur once.
-    """
-
-    def kind(path: Path) -> str:
-        suffix = path.suffix.lower()
-        return _PHOTOS[0] if suffix in _PHOTOS else suffix
-
-    kinds = Counter(tuple(sorted(map(kind, each))) for each in files.values() if len(each) > 1)
-    if len(kinds) != 1 or kinds.total() * 2 < len(files):
-        return {}, {}
-    both = next(iter(kinds))
-    photos = [suffix for suffix in both if suffix in _PHOTOS]
-    if len(both) != 2 or len(set(both)) != 2:
-        return {}, {}
-    if len(photos) != 1:
-        first = next(iter(files.values()))[0]
-        star = "*/" * (len(first.relative_to(folder).parts) - 1) + "*"
-        lines = "".join(
-            f"\n$ {command('plainunet', 'check', folder, '--pairs', f'{star}{one}:{star}{other}')}"
-            for one, other in (both, both[::-1])
-        )
-        raise DataError(
-            f"{folder} holds images and masks that differ only in their suffix, {both[0]} and "
-            f"{both[1]}. Choose which are the images (named first):{lines}",
-            "which-folder",
-        )
-    images: dict[Key, Path] = {}
-    masks: dict[Key, Path] = {}
-    for key, paths in files.items():
-        for path in paths:
-            (images if kind(path) in photos else masks)[key] = path
-    return images, masks
 
 
 _NUMBERED = re.compile(
     rf"(?P<base>.*{MASK_WORD.pattern.removeprefix('(?i)')})[ _.-]*\(?(?P<number>\d{{1,4}})\)?",
     re.IGNORECASE | re.DOTALL,
 )
+
+
+def base_of(name: str) -> str:
+    """The name of a mask without the number of an object: 7_mask of 7_mask_1."""
+    match = _NUMBERED.fullmatch(name)
+    return match["base"] if match else name
 
 
 def join_objects(images: Files, masks: Files, folder: Path = Path()) -> dict[Key, Source]:
@@ -344,13 +310,10 @@ def join_objects(images: Files, masks: Files, folder: Path = Path()) -> dict[Key
     groups: dict[Key, dict[str, Path]] = defaultdict(dict)  # by ending
     by_folder = _image_of_folder(images, masks)
     for (where, stem), path in masks.items():
-        match = _NUMBERED.fullmatch(stem)
         if by_folder:
             groups[by_folder[where]][f"/{stem}"] = path
-        elif match:
-            groups[where, match["base"]][stem[match.end("base") :]] = path
         else:
-            groups[where, stem][""] = path
+            groups[where, base_of(stem)][stem.removeprefix(base_of(stem))] = path
     several = [own for own in groups.values() if len(own) > 1]
     if not several and not by_folder:
         return {**masks}

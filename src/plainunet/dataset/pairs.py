@@ -34,18 +34,18 @@ from plainunet.dataset.layouts import (
 from plainunet.dataset.lists import Pair as Pair
 from plainunet.dataset.lists import find_lists, read_listed, read_parts
 from plainunet.dataset.matching import (
+    base_of,
     fit_all,
     join_objects,
     match_names,
     split_names,
-    split_suffixes,
 )
 from plainunet.dataset.scenes import cut_scenes, pair_polygons, polygon_files
 from plainunet.dataset.split import group_pairs
 from plainunet.errors import Error
 from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
-from plainunet.formats.problems import Change, DataError, as_problem, first_five
+from plainunet.formats.problems import Change, DataError, as_problem, command, first_five
 from plainunet.formats.shapes import class_names, is_shapes
 from plainunet.formats.sources import (
     ImageSource,
@@ -250,7 +250,7 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
         masks = _by_key(root.masks, root.part, "masks", root.images, reporter)
         return images, masks, {} if masks else _shapes(root.masks, root.part, reporter)
     listed = _list(root.images, root.part, None, reporter)
-    images, masks = split_suffixes(listed, root.images)
+    images, masks = _split_suffixes(listed, root.images)
     if not masks:
         images, masks = _split_kinds(folder, listed, reporter)
     if not masks:
@@ -266,6 +266,56 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
         first = next(iter(masks.values()))
         reporter.note(f"Images and masks are in one folder; {first} is read as a mask.")
     return images, masks, shapes
+
+
+_PHOTOS = (".jpg", ".jpeg", ".heic", ".heif", ".avif", ".webp")
+
+
+def _split_suffixes(
+    files: Mapping[Key, Sequence[Path]], folder: Path
+) -> tuple[dict[Key, Path], dict[Key, Path]]:
+    """Separate images and masks that differ in their suffix only: 1.jpg and 1.png.
+
+    Both are empty if most names occur once.
+    """
+
+    def kind(path: Path) -> str:
+        suffix = path.suffix.lower()
+        return path.suffix if is_written else _PHOTOS[0] if suffix in _PHOTOS else suffix
+
+    several = [each for each in files.values() if len(each) > 1]
+    is_written = False
+    # 1.jpg and 1.jpeg, or 1.PNG and 1.png, by their contents
+    is_written = any(len({*map(kind, each)}) == 1 for each in several)
+    kinds = Counter(tuple(sorted(map(kind, each))) for each in several)
+    if len(kinds) != 1 or kinds.total() * 2 < len(files):
+        return {}, {}
+    both = next(iter(kinds))
+    if len(both) != 2 or len(set(both)) != 2:
+        return {}, {}
+    seen = [suffix for suffix in both if suffix in _PHOTOS]
+    if is_written:
+        seen = [kind(path) for path in several[0] if not is_mask(path)]
+    if len(seen) != 1 and {each.lower() for each in both} <= {*_PHOTOS}:  # copies
+        return {}, {}
+    if len(seen) != 1:
+        first = next(iter(files.values()))[0]
+        star = "*/" * (len(first.relative_to(folder).parts) - 1) + "*"
+        lines = "".join(
+            f"\n$ {command('plainunet', 'check', folder, '--pairs', f'{star}{one}:{star}{other}')}"
+            for one, other in (both, both[::-1])
+        )
+        raise DataError(
+            f"{folder} holds images and masks that differ only in their suffix, {both[0]} and "
+            f"{both[1]}. Choose which are the images (named first):{lines}",
+            "which-folder",
+        )
+    images: dict[Key, Path] = {}
+    masks: dict[Key, Path] = {}
+    for key, paths in files.items():
+        for path in paths:
+            (images if kind(path) in seen else masks)[key] = path
+    return images, masks
 
 
 def _split_kinds(
@@ -294,7 +344,11 @@ def _split_kinds(
     images = [end for end in endings if end not in masks]
     images = [end for end in images if not _SHOWN.search(end)] or images
     masks = likely_truths(masks)
+    shown = [samples[ending] for ending in (*images, *masks)]
+    masks = _without_numbers(masks)
     if not images or not masks or len(images) > 1 < len(masks):  # several images, each with a mask
+        return {}, {}
+    if len(images) == len(masks) == 1 and len(shown) > 2:  # `join_objects` joins them
         return {}, {}
     if len(images) + len(masks) > 2:
         stars = "*/" * (len(samples[images[0]].relative_to(folder).parts) - 1)
@@ -307,7 +361,7 @@ def _split_kinds(
             f"{samples[images[0]]} and others have several files that may be the image or the "
             f"mask. Choose: {'; '.join(choices)}.",
             "several-masks",
-            [samples[ending] for ending in (*images, *masks)],
+            shown,
             choices=choices,
         )
     image = images[0]
@@ -316,6 +370,15 @@ def _split_kinds(
     owned = [[owners[end][name] for name in sorted(names)] for end in (image, masks[0])]
     found = [{files[path]: path for path in paths} for paths in owned]
     return found[0], found[1]
+
+
+def _without_numbers(endings: Sequence[str]) -> list[str]:
+    """Replace endings that differ in a number only by their pattern: _mask*.png."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for end in endings:
+        stem, dot, suffix = end.rpartition(".")
+        found[base_of(stem), f"{dot}{suffix}"].append(end)
+    return [own[0] if len(own) == 1 else "*".join(key) for key, own in found.items()]
 
 
 def _shapes(root: Path, prefix: str, reporter: Reporter) -> dict[Key, Source]:
@@ -340,7 +403,7 @@ def _leave_parts_aside(
     reporter: Reporter,
 ) -> None:
     """Remove the images of a val or test split without any masks."""
-    for part in {"val", "test"} - labelled if labelled else ():
+    for part in sorted({"val", "test"} - labelled) if labelled else ():
         own = [key for key in images if parts[key] == part]
         if own:
             reporter.note(f"{len(own)} images of the {part} split have no masks and are skipped.")
