@@ -512,6 +512,31 @@ def test_endings_of_masks_may_be_objects(tmp_path: Path, ends: Sequence[str]) ->
     assert shares(find_pairs(tmp_path, DataConfig(**flags))) == [4 * 768 - 7 * 16, 7 * 16]
 
 
+@pytest.mark.parametrize("ends", [("_ids", "_shown"), ("", "_ids"), ("_ids", "_more_ids")])
+@pytest.mark.parametrize(
+    "where", [("images/{}", "masks/{}"), ("images/{}/{}", "masks/{}/{}"), ("{}", "{}")]
+)
+def test_one_of_several_endings_may_be_the_masks(
+    tmp_path: Path, where: tuple[str, str], ends: Sequence[str]
+) -> None:
+    """Files of several values or colours are neither one class nor one object each."""
+    for n in range(3):
+        image(tmp_path / f"{where[0].format(n, n)}.jpg")
+        for k, end in enumerate(ends):
+            file = tmp_path / f"{where[1].format(n, n)}{end}.png"
+            mask(file, (5 * k, 0))
+            values = np.asarray(Image.open(file)).copy()
+            values[16:, :4] = 2
+            colors = np.stack([values, values, 100 * values], 2)
+            save(file, colors if end == "_shown" else values)
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    choices = (raised.value.choices or raised.value.parts[0].choices).values()
+    found = [find_pairs(tmp_path, DataConfig(**flags)) for flags in choices]
+    names = [sorted(path_of(pair.mask).name for pair in each) for each in found]
+    assert sorted(names) == sorted([f"{n}{end}.png" for n in range(3)] for end in ends)
+
+
 @pytest.mark.parametrize("known", ["mask", "masks", "labels"])
 def test_a_known_name_does_not_beat_an_equal_candidate(tmp_path: Path, known: str) -> None:
     for n in range(21, 24):

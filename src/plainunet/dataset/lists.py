@@ -275,6 +275,12 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
         mask_files = _several(masks)
     else:
         mask_files = {**(_joined(folder, masks, braces[0]) if braces else _once(masks))}
+    others = _of_other_endings(image_files, mask_files)
+    if others:
+        reporter.note(
+            f"{len(others)} files are skipped, since they match '{patterns[1]}' but are further "
+            f"files of images that have a mask: {first_five([mask_files.pop(k) for k in others])}."
+        )
     joined = match_names(image_files, mask_files, True, skip_unlabelled, folder=folder)
     if len(joined) < len(image_files):
         reporter.note(f"{len(image_files) - len(joined)} images without a mask are skipped.")
@@ -285,6 +291,19 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
             for key, mask in joined.items()
         ]
     )
+
+
+def _of_other_endings(images: Mapping[Key, Path], masks: Mapping[Key, Source]) -> list[Key]:
+    """The masks '1_color' of the images '1', if these have masks '1' and most have such others."""
+    found: dict[str, list[Key]] = {}
+    for where, star in masks.keys() - images.keys():
+        for match in re.finditer(r"[\W_]", star):
+            end = star[match.start() :]
+            owner = where, star[: match.start()]
+            # a number tells images apart
+            if owner in images and owner in masks and re.search(r"[^\W\d_]", end):
+                found.setdefault(end, []).append((where, star))
+    return sorted({key for keys in found.values() if len(keys) * 2 > len(images) for key in keys})
 
 
 def _part(parts: Sequence[str]) -> str | None:

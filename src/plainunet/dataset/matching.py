@@ -13,8 +13,9 @@ from typing import NamedTuple
 from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, Files, Key
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.images import fitting_suffix
+from plainunet.formats.masks import read_mask
 from plainunet.formats.problems import Change, DataError, first_five
-from plainunet.formats.sources import ObjectFiles, Source, path_of
+from plainunet.formats.sources import HERE, ClassFiles, ObjectFiles, Source, path_of
 from plainunet.reporter import Reporter, silent
 
 _FIX = (
@@ -325,11 +326,11 @@ def join_objects(images: Files, masks: Files, folder: Path = Path()) -> dict[Key
     first = several[0] if several else {}
     # the number of objects varies between images; the classes are the same
     names = Counter(re.sub(r"\d+", "", name) for own in several for name in own)
-    worded = [name for name, count in names.items() if count > 1 and _worded(name)]
+    kinds = [name for name, count in names.items() if count > 1]
     same = all(own.keys() == first.keys() for own in groups.values())
     alike = same and len(first) > 1 and len(groups) > 1
-    if len(worded) > 1 or alike:
-        raise _same_set(images, groups, first, folder)
+    if (len(kinds) > 1 and any(map(_worded, kinds))) or alike:
+        raise _same_set(images, masks, groups, folder)
     joined: dict[Key, Source] = {}
     for key, own in groups.items():
         paths = list(own.values())
@@ -340,32 +341,52 @@ def join_objects(images: Files, masks: Files, folder: Path = Path()) -> dict[Key
 
 
 def _same_set(
-    images: Files, groups: Mapping[Key, Mapping[str, Path]], own: Mapping[str, Path], folder: Path
+    images: Files, masks: Files, groups: Mapping[Key, Mapping[str, Path]], folder: Path
 ) -> DataError:
-    """The error for images that have the same set of masks each, such as `own`."""
+    """The error for images that have the same set of masks each."""
+    own = max(groups.values(), key=len)
     affixes, joined = _best(images, groups)
     in_folders = any(end.startswith("/") for end in own)
     paths = {key: next(iter(each.values())) for key, each in groups.items()}
     tops = {key: path.parent for key, path in paths.items()} if in_folders else paths
     matched = _Matched(images, tops, affixes, joined, folder)
-    answers: dict[str, str] = {}
+    answers: _Answers = {}
     # masks/7/, not ID/masks/, whose * would differ from that of ID/images/
     if not in_folders or all(path.name == key[1] for key, path in tops.items()):
-        ends = [affixes.mask_end + end for end in own]
-        answers = matched.answers(next(iter(joined)), ends, next(iter(own.values())).suffix)
+        ends = {affixes.mask_end + end: path for end, path in own.items()}
+        answers = matched.answers(next(iter(joined)), ends)
+    if in_folders and not answers:  # 7/7_ids.png and 7/7_objects.png of 7/7.png
+        matched = _Matched(images, masks, *_best(images, masks), folder)
+        partners = {*matched.joined.values()}
+        lonely = {key: path for key, path in masks.items() if key not in partners}
+        for problem in _of_images_that_stay(lonely, matched).values():
+            return problem
     listed = list(own.values())
     return DataError(
         f"Each image has the same set of masks, such as {first_five(listed)}. "
         f"{_chosen(answers) or _FIX}.",
         "several-masks",
         listed,
-        choices={meaning: {"pairs": pairs} for meaning, pairs in answers.items()},
+        choices=answers,
     )
 
 
-def _chosen(answers: Mapping[str, str]) -> str:
-    listed = "; ".join(f"{meaning}: --pairs '{pairs}'" for meaning, pairs in answers.items())
+_Answers = dict[str, dict[str, object]]  # meaning, and flags
+
+
+def _chosen(answers: _Answers) -> str:
+    listed = "; ".join(
+        f"{meaning}: --pairs '{flags['pairs']}'" for meaning, flags in answers.items()
+    )
     return f"Choose. {listed}" if listed else ""
+
+
+def _holds_one_class(path: Path) -> bool:
+    try:
+        read_mask(ClassFiles(f"{path.parent / HERE}{path.suffix}", (path.stem,)))
+    except (ValueError, OSError) as error:
+        return getattr(error, "code", "") not in ("not-a-mask", "stray-value")
+    return True
 
 
 def join_files(paths: Sequence[Path]) -> ObjectFiles:
@@ -594,23 +615,39 @@ class _Matched(NamedTuple):
         rest = mask[1].removeprefix(self.affixes.mask_start)
         return rest.removeprefix(core) if rest.startswith(core) else ""
 
-    def answers(self, image: Key, ends: Sequence[str], suffix: str) -> dict[str, str]:
-        """Meanings of several masks of each image, by their endings, and the `--pairs` of each."""
-        start, shared = self.start(image), ends[0]
-        for end in ends[1:]:
+    def answers(self, image: Key, masks: Mapping[str, Path]) -> _Answers:
+        """Meanings of several masks of each image, by their endings, and the flags of each."""
+        if not all(map(_holds_one_class, masks.values())):
+            return {}
+        start, ends = self.start(image), [*masks]
+        shared, suffix = min(ends), masks[ends[0]].suffix
+        for end in ends:
             shared = _beginning(shared, end)
         words = re.match(r".*[\W_]|", shared, re.S)
         same = words[0] if words else ""
-        found: dict[str, str] = {}
+        found: _Answers = {}
         names = [end[len(same) :] for end in ends]
         if len(ends) <= _MOST_ENDS and all(re.fullmatch(r"[^{},*:]+", name) for name in names):
-            found["Each is a class"] = f"{start}{same}{{{','.join(names)}}}{suffix}"
+            found["Each is a class"] = {"pairs": f"{start}{same}{{{','.join(names)}}}{suffix}"}
         tail = _shared(("", end) for end in ends)[1]
         tail = tail if min(map(len, ends)) > len(shared + tail) else ""
         # "a_b_c" is "a_b" and "c" to '*_*', and "a" and "b" to '*_*_c'
         if shared and not any(shared in end[len(shared) : len(end) - len(tail)] for end in ends):
-            found["All are objects of one class"] = f"{start}{shared}*{tail}{suffix}"
+            found["All are objects of one class"] = {"pairs": f"{start}{shared}*{tail}{suffix}"}
         return found
+
+    def only(self, image: Key, masks: Mapping[str, Path]) -> _Answers:
+        """Answers that one of these endings is that of the masks."""
+        start = self.start(image)
+        beside = self.images[image].parent in {path.parent for path in masks.values()}
+        more = {"skip_unlabelled": True} if beside else {}  # '*.png' matches the others, too
+        return {
+            f"Only those with '{end}' count" if end else "Only those of the same name count": {
+                "pairs": f"{start}{end}{path.suffix}",
+                **more,
+            }
+            for end, path in masks.items()
+        }
 
     def _below(self, files: Files, key: Key) -> list[str]:
         top = files[key].parent
@@ -683,13 +720,17 @@ def _of_images_that_stay(lonely: Files, matched: _Matched) -> dict[Key, DataErro
     if owner is None:
         return {}
     own_end = matched.end_of(owner, joined[owner])
-    ends = dict.fromkeys([own_end, *(end for own in further.values() for end in own)])
-    suffix, answers = masks[joined[owner]].suffix, {}
+    ends = {own_end: masks[joined[owner]]}
+    ends |= {end: lonely[key] for own in further.values() for end, key in own.items()}
+    everywhere = [
+        end
+        for end in [*ends][:_MOST_ENDS]
+        if all(end in further.get(image, ()) for image in joined)
+        or (end == own_end and further.keys() <= joined.keys())
+    ]
+    answers = matched.only(owner, {end: ends[end] for end in everywhere})
     if own_end:  # no pattern joins "7" and "7_b"
-        answers = matched.answers(owner, [*ends], suffix)
-    if own_end and further.keys() <= joined.keys():
-        only = {f"Only those with '{own_end}' count": f"{matched.start(owner)}{own_end}{suffix}"}
-        answers = only | answers
+        answers |= matched.answers(owner, ends)
     files = []
     for image, own in further.items():
         files += [*(lonely[key] for key in own.values()), images[image]]
@@ -702,7 +743,7 @@ def _of_images_that_stay(lonely: Files, matched: _Matched) -> dict[Key, DataErro
         "the image that it belongs to.",
         "several-masks",
         files,
-        choices={meaning: {"pairs": pairs} for meaning, pairs in answers.items()},
+        choices=answers,
     )
     left = [*(key for own in further.values() for key in own.values()), *(further.keys() - joined)]
     return dict.fromkeys(left, problem)
