@@ -554,6 +554,34 @@ def test_a_known_name_does_not_beat_an_equal_candidate(tmp_path: Path, known: st
     assert shares(found) == [3 * (768 - 16), 3 * 16]
 
 
+def test_only_answers_that_find_the_images_are_printed(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"a/rawimages/{n}.png")
+        mask(tmp_path / f"a/groundtruth/{n}.png")
+        mask(tmp_path / f"a/cell_groundtruth/{n}_1.png", (8, 0), (16, 0))
+        image(tmp_path / f"a/visualized_groundtruth/{n}.png")
+        for tile in ("tile/NIR", "tile/RGB"):
+            image(tmp_path / f"b/{tile}/{n}.png")
+        for name in ("groundtruth", "mask"):
+            mask(tmp_path / f"b/{name}/{n}.png")
+    for part, count in (("a", 2), ("b", 0)):
+        with pytest.raises(DataError) as raised:
+            find_pairs(tmp_path / part)
+        names = re.findall(r"--masks (\w+_\w+|groundtruth|mask)$", str(raised.value), re.M)
+        assert len(names) == count
+        assert all(len(pairs_of(tmp_path / part, masks=name)) == 3 for name in names)
+
+
+def test_results_next_to_the_folder_of_the_masks_are_no_images(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / f"{n}.png")
+        mask(tmp_path / f"masks/{n}_cp_masks.png")
+        image(tmp_path / f"flows/{n}_flows.png")
+    heard = Collected()
+    assert len(find_pairs(tmp_path, DataConfig(images=".", masks="masks"), heard)) == 3
+    assert any("flows" in note for note in heard.notes)
+
+
 def test_drive_as_it_is_packed(tmp_path: Path) -> None:
     for part, numbers in (("training", (21, 22)), ("test", (1, 2))):
         for n in numbers:
@@ -1020,6 +1048,19 @@ def test_skipped_folders_are_noted(tmp_path: Path) -> None:
         ),
         (
             [
+                couple
+                for part, count in (("a. Training Set", 3), ("b. Testing Set", 2))
+                for n in range(count)
+                for couple in (
+                    (f"X/1. Photos/{part}/{n}.png", f"X/2. All/{part}/1. Dots/{n}_D.png"),
+                    ("", f"X/2. All/{part}/2. Lines/{n}_L.png"),
+                )
+            ],
+            "which-folder",
+            [5, 5],
+        ),
+        (
+            [
                 *each("A/p{n}_rgb.png", "A/p{n}_label.png", {"": 3}),
                 *each("", "A/p{n}_fg.png", {"": 3}),
             ],
@@ -1127,6 +1168,11 @@ def test_shifted_numbers_are_not_joined(tmp_path: Path) -> None:
             "set/r{n}/images/r_{n}.png",
             "set/r{n}/labels/r_{n}.png",
             {"set/train.txt": "r_0.png\nr_1.png", "set/val.txt": "r_2.png"},
+        ),
+        (
+            "D/JPEGImages/480p/v{n}/0.png",
+            "D/Annotations/480p/v{n}/0.png",
+            {"D/ImageSets/train.txt": "v0\n480p/v1/", "D/ImageSets/val.txt": "v2"},
         ),
     ],
 )

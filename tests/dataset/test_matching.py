@@ -89,6 +89,14 @@ def test_case_may_differ_if_nothing_else_matches() -> None:
     assert match_names(images, masks) == {(".", "a"): (".", "a"), (".", "A"): (".", "A")}
 
 
+def test_a_running_number_before_the_name_of_the_image() -> None:
+    images = files(*(f"IMG_{2000 + 3 * n}" for n in range(12)))
+    masks = files(*(f"Label_{n + 1}_IMG_{2000 + 3 * n}" for n in range(12)))
+    joined = match_names(images, masks)
+    assert len(joined) == 12
+    assert all(theirs[1].endswith(ours[1]) for ours, theirs in joined.items())
+
+
 def test_leading_zeros_do_not_matter(tmp_path: Path) -> None:
     images = files(*(f"img{number}" for number in range(1, 12)))
     masks = files(*(f"mask_{number:03}" for number in range(1, 12)))

@@ -181,7 +181,7 @@ def _which_couple(
             flags = {"pairs": ":".join(_patterns(couple, trees))}
         if _has_more(*couple, trees) or _matches_more(*couple, trees):
             flags["skip_unlabelled"] = True
-        choices[f"Images in {images}/, masks in {masks}/"] = flags
+        choices["Images in {}/, masks in {}/".format(*map(_starred, couple))] = flags
         if masks.parent not in images.parents:  # other things lie next to the images
             names = frozenset(_files_of(*couple, trees)[1])
             classes.setdefault((images, masks.parent, names), []).append(couple)

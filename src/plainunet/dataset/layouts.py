@@ -52,7 +52,8 @@ _COMPANIONS = (
     (r"ISIC_\d+", r"_superpixels"),  # ISIC's, next to the images
 )
 VARIES = re.compile(
-    r"(?<![a-z])(?i:train(?:ing)?(?:[ _-]?val)?|trn|val(?:id(?:ation)?)?|dev|eval|test(?:ing)?)"
+    r"(?<![a-z])(?:(?<![A-Z])[A-Za-z]\. ?)?"  # a. Training Set
+    r"(?i:train(?:ing)?(?:[ _-]?val)?|trn|val(?:id(?:ation)?)?|dev|eval|test(?:ing)?)"
     r"(?![a-z])(?:_v\d+)?|\d+"
 )
 """Where names of folders of splits, patients and sequences differ."""
@@ -126,7 +127,7 @@ def find_layout(
         above = _above(folder, reporter) or (() if plain else _nested(folder, reporter))
     except WhichFolderError as error:
         # one choice for all splits
-        if all(_parts_with(folder, [name]) for name in error.names):
+        if error.flag and all(_parts_with(folder, [name]) for name in error.names):
             raise WhichFolderError(folder, error.names, error.flag) from None
         raise
     fits = [found for found in (*beside, above, plain) if found]
@@ -375,7 +376,8 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
         fits = likely_truths(fits)
         alike = len({VARIES.sub("", name) for name in fits}) == 1  # GT_01 and GT_02
         if len(fits) > 1 and not alike and not any(map(find_part, fits)):
-            raise WhichFolderError(folder, fits, "--masks")
+            answers = [name for name in fits if _has_images_for(folder, name)]
+            raise WhichFolderError(folder, answers or fits, "--masks" if answers else None)
     return fits[0] if len(fits) == 1 else None
 
 
@@ -567,17 +569,22 @@ def rivals(roots: Sequence[Root]) -> tuple[Root, list[Path]]:
 
 
 class WhichFolderError(DataError):
-    """Several folders, `names`, could be meant; `flag` chooses one."""
+    """Several folders, `names`, could be meant; `flag` chooses one, if that is enough."""
 
-    def __init__(self, folder: Path, names: Sequence[str], flag: str) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], flag: str | None) -> None:
         """Suggest a command for each."""
         self.names, self.flag = names, flag
-        checks = [command("plainunet", "check", folder, flag, name) for name in names]
-        lines = "".join(f"\n$ {check}" for check in checks)
-        super().__init__(
-            f"{folder} holds {' and '.join(f'{name}/' for name in names)}. Choose one:{lines}",
-            "which-folder",
-        )
+        found = f"{folder} holds {' and '.join(f'{name}/' for name in names)}"
+        if flag is None:
+            message = (
+                f"{found}, but no images of these masks were found by name. Choose both with "
+                "--images and --masks, or list the pairs in a CSV file with the columns "
+                f"image,mask: --pairs list.csv. {folders_found(folder)}"
+            )
+        else:
+            checks = [command("plainunet", "check", folder, flag, name) for name in names]
+            message = f"{found}. Choose one:" + "".join(f"\n$ {check}" for check in checks)
+        super().__init__(message, "which-folder")
 
 
 def _parts_with(folder: Path, names: Sequence[str], depth: int = 1) -> list[str]:
@@ -603,6 +610,8 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
         images = known[0] if len(known) == 1 else _one_of(folder, IMAGE_FOLDERS, "--images")
         images = images or _worded(folder, IMAGE_WORD, MASK_WORD)
         others = [n for n in _folders(folder) if n != masks and next(walk(folder / n), None)]
+        # rawimages/ next to visualized_groundtruth/
+        others = [name for name in others if not MASK_WORD.search(name)] or others
         images = images or (others[0] if len(others) == 1 else None)
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
@@ -615,6 +624,15 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
         )
     same = masks is None or (folder / masks).samefile(folder / images)
     return Root(folder / images, None if same or masks is None else folder / masks)
+
+
+def _has_images_for(folder: Path, masks: str) -> bool:
+    """Whether the folder of the images follows from that of the masks."""
+    try:
+        images = _named(folder, None, masks, silent).images
+    except (ValueError, FileNotFoundError):
+        return False
+    return _has_images(images) or {*_folders(folder / masks)} == {*_folders(images)}
 
 
 _COLORED = re.compile(

@@ -218,8 +218,11 @@ def _tails(images: Mapping[Key, Path]) -> dict[str, Key | None]:
 
 
 def _named_in(file: Path, names: Mapping[str, Key | None]) -> dict[str, Key | None]:
-    """The images that a list names: one a line, optionally followed by its mask."""
+    """The images that a list names: one a line, optionally followed by its mask; or folders."""
     rows: dict[str, Key | None] = {}
+    folders: dict[str, list[str]] = {}  # the names in each
+    for name in names:
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
     for line in _decode(file.read_bytes()).splitlines():
         text = normalize("NFC", line.strip().replace("\\", "/"))
         for name in filter(None, dict.fromkeys((text, *text.split()[:1]))):
@@ -227,6 +230,10 @@ def _named_in(file: Path, names: Mapping[str, Key | None]) -> dict[str, Key | No
             parts = [part for part in stem.split("/") if part not in ("", ".", "..")]
             tails = ("/".join(parts[-count:]) for count in (4, 3, 2, 1))
             rows[text] = rows.get(text) or next(filter(None, map(names.get, tails)), None)
+        inside = folders.get(text.strip("/"), ()) if text.strip("/") else ()
+        if inside and not rows[text] and all(map(names.get, inside)):  # DAVIS's sequences
+            del rows[text]
+            rows |= {name: names[name] for name in inside}
     return rows
 
 

@@ -177,9 +177,13 @@ def match_names(
         joined = small if len(small) == len(images) == len(masks) else joined
     if not as_they_are and len(joined) < len(images):
         # 21_training and 01_test, each in its split; "img1" and "mask_001"
-        places, starts = _join_places(images, masks), _join_starts(images, masks)
+        places = _join_places(images, masks)
+        starts = _join_parts(images, masks, lambda found: found.string[: found.start()])
+        turned = _join_parts(masks, images, lambda found: found.string[found.end() :])
+        ends = {image: mask for mask, image in turned.items()}
         unpadded = _join_as(images, masks, lambda where, stem: (where, _ZEROS.sub("", stem)))
-        joined = max(joined, places, starts, unpadded, _join_folders(images, masks), key=len)
+        others = places, starts, ends, unpadded, _join_folders(images, masks)
+        joined = max(joined, *others, key=len)
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
@@ -236,15 +240,16 @@ def _join_folders(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
     return joined if is_sure else {}
 
 
-def _join_starts(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
-    """Match all names to their beginnings: a01_s1_w1f0c3.tif to a01_s1.png; {} if in doubt."""
+def _join_parts(
+    longer: Mapping[Key, object], shorter: Mapping[Key, object], cut: Callable[[re.Match[str]], str]
+) -> dict[Key, Key]:
+    """Match all names to a part of them: a01_s1_w1f0c3.tif to a01_s1.png; {} if in doubt."""
     joined: dict[Key, Key] = {}
-    for where, stem in images:
-        starts = {(where, stem[: match.start()]) for match in re.finditer(r"[\W_]", stem)}
-        found = starts & masks.keys()
+    for where, stem in longer:
+        found = {(where, cut(match)) for match in re.finditer(r"[\W_]", stem)} & shorter.keys()
         if len(found) == 1:
             joined[where, stem] = found.pop()
-    return joined if len(images) == len(masks) == len({*joined.values()}) else {}
+    return joined if len(longer) == len(shorter) == len({*joined.values()}) else {}
 
 
 def fit_all(images: Files, masks: Files) -> bool:
@@ -642,10 +647,7 @@ class _Matched(NamedTuple):
         beside = self.images[image].parent in {path.parent for path in masks.values()}
         more = {"skip_unlabelled": True} if beside else {}  # '*.png' matches the others, too
         return {
-            f"Only those with '{end}' count" if end else "Only those of the same name count": {
-                "pairs": f"{start}{end}{path.suffix}",
-                **more,
-            }
+            f"Only *{end}{path.suffix} count": {"pairs": f"{start}{end}{path.suffix}", **more}
             for end, path in masks.items()
         }
 
@@ -722,13 +724,10 @@ def _of_images_that_stay(lonely: Files, matched: _Matched) -> dict[Key, DataErro
     own_end = matched.end_of(owner, joined[owner])
     ends = {own_end: masks[joined[owner]]}
     ends |= {end: lonely[key] for own in further.values() for end, key in own.items()}
-    everywhere = [
-        end
-        for end in [*ends][:_MOST_ENDS]
-        if all(end in further.get(image, ()) for image in joined)
-        or (end == own_end and further.keys() <= joined.keys())
-    ]
-    answers = matched.only(owner, {end: ends[end] for end in everywhere})
+    owned = [{*further.get(image, ()), own_end} for image in joined]
+    owned += [{*own} for image, own in further.items() if image not in joined]
+    everywhere = set.intersection(*owned)
+    answers = matched.only(owner, {end: ends[end] for end in ends if end in everywhere})
     if own_end:  # no pattern joins "7" and "7_b"
         answers |= matched.answers(owner, ends)
     files = []

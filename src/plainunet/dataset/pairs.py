@@ -248,6 +248,8 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
             raise _no_masks(folder, root)
         images = _by_key(root.images, root.part, "images", root.masks, reporter)
         masks = _by_key(root.masks, root.part, "masks", root.images, reporter)
+        if root.images in root.masks.parents:
+            images = _next_to_masks(images, masks, reporter)
         return images, masks, {} if masks else _shapes(root.masks, root.part, reporter)
     listed = _list(root.images, root.part, None, reporter)
     images, masks = _split_suffixes(listed, root.images)
@@ -266,6 +268,18 @@ def _in_root(folder: Path, root: Root, reporter: Reporter) -> _Found:
         first = next(iter(masks.values()))
         reporter.note(f"Images and masks are in one folder; {first} is read as a mask.")
     return images, masks, shapes
+
+
+def _next_to_masks(
+    images: dict[Key, Path], masks: Mapping[Key, Path], reporter: Reporter
+) -> dict[Key, Path]:
+    """The images in the same folders as the masks, without flows/ next to masks/; or all."""
+    there = {where for where, _ in masks}
+    kept = {key: path for key, path in images.items() if key[0] in there}
+    left = sorted({path.parent for key, path in images.items() if key not in kept})
+    if kept and left:
+        reporter.note(f"No masks are below these folders, so they are skipped: {first_five(left)}.")
+    return kept or images
 
 
 _PHOTOS = (".jpg", ".jpeg", ".heic", ".heif", ".avif", ".webp")
