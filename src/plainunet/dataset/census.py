@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -24,17 +24,20 @@ from plainunet.reporter import Reporter
 
 _SAMPLE = 16
 _NEARLY_ALL = 0.95
+_MOSTLY = 0.85
 _MOSTLY_WHOLE = 0.5
 _ALIKE = 0.75
 _IN_PLACE = 0.5
 _MOST_GREY = 0.1
 _MOST_OBJECTS, _GAPS = 255, 0.2
+_OWN = 1.5  # masks that hold a value, in the mean
 _MANY = 32
 _WHITE = 255
 _RARE = 1e-3
 _FEW_MASKS = 0.05
 _WHITE_COLOR = 0xFFFFFF
 _SAME_COLOR = 8  # largest difference of a channel
+_T = TypeVar("_T")
 _Numbered = tuple[NDArray[Any], list[int]]  # a mask, and the numbers in it
 
 
@@ -265,40 +268,52 @@ def _digest(shape: tuple[int, ...], runs: NDArray[Any], lengths: NDArray[np.int6
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _sample(counts: Sequence[MaskCounts], most: int = _SAMPLE) -> Sequence[MaskCounts]:
+def _sample(masks: Sequence[_T], most: int = _SAMPLE) -> Sequence[_T]:
     """Select some masks, spread evenly."""
-    return counts[:: -(-len(counts) // most)]
+    return masks[:: -(-len(masks) // most)]
 
 
 def number_objects(counts: Sequence[MaskCounts], ignore: int | None) -> str:
     """Whether values number objects: "yes", "maybe" or "no".
 
-    They may if each is one region in its mask and the number of values differs between masks,
-    from 1 on, with few gaps (any are allowed in 16 bits). Without gaps it is certain if a mask has
-    four or more (three in 16 bits), their numbers vary widely and so do their positions: class ids
-    hardly ever do. With fewer, regions that touch or stay in place are classes, such as a tumour
-    in an organ.
+    They may if nearly each is one region in its mask, and masks hold the first few of all values
+    (an erased object leaves a gap; in 16 bits any are allowed) or values of their own. If masks
+    hold equally many, these must also be found all over the image. It is certain for numbers from
+    1 on without gaps if a mask has four or more (three in 16 bits), their numbers vary widely and
+    so do their positions: class ids hardly ever do. With fewer, regions that touch or stay in
+    place are classes, such as a tumour in an organ.
     """
-    busy = [each for each in counts if len(_numbers(each, ignore))]
-    lengths = Counter(len(_numbers(each, ignore)) for each in busy)
+    busy = [(each, held) for each in counts if len(held := _numbers(each, ignore))]
+    lengths = Counter(len(held) for _, held in busy)
     most = max(lengths, default=0)
+    if not 2 <= most <= _MOST_OBJECTS or len(busy) < (3 if most > 2 else 5):
+        return "no"
     is_deep = 2 * sum(each.is_deep for each in counts) > len(counts)
-    gaps = sum(len(found := _numbers(each, ignore)) != found[-1] for each in busy)
-    # an erased object leaves a gap; masks of classes have them all over
-    if not 2 <= most <= _MOST_OBJECTS or (gaps > _GAPS * len(busy) and not is_deep):
+    every = np.unique(np.concatenate([held for _, held in busy]))
+    gaps = sum(len(held) <= np.searchsorted(every, held[-1]) for _, held in busy)
+    are_own = sum(len(held) for _, held in busy) < _OWN * len(every)
+    # masks of classes have gaps all over
+    if gaps > _GAPS * len(busy) and not (is_deep or are_own):
         return "no"
     # class ids are nearly always the same, except for mistakes
-    if len(busy) < (3 if most > 2 else 5) or lengths.most_common(1)[0][1] > _ALIKE * len(busy):
+    ((usual, number),) = lengths.most_common(1)
+    are_alike = number > _ALIKE * len(busy)
+    if are_alike and (usual < 3 or len(busy) < 5):
         return "no"
     sample = _sample(busy, _SAMPLE if most <= _MANY else _SAMPLE // 4)
-    masks = [(read_mask(each.path), _numbers(each, ignore).tolist()) for each in sample]
-    if _share_whole(masks) < _NEARLY_ALL:
+    masks = [(read_mask(each.path), held.tolist()) for each, held in sample]
+    whole, in_place = _share_whole(masks), _share_in_place(masks) > _IN_PLACE
+    few = most < 4 or are_alike
+    if whole < (_NEARLY_ALL if are_alike or in_place else _MOSTLY) or (few and in_place):
         return "no"
-    in_place = _share_in_place(masks) > _IN_PLACE
-    is_sure = most >= (3 if is_deep else 4) and len(lengths) > 2 and not gaps
-    if most < 4 and (in_place or _share_touching(masks) > _NEARLY_ALL):
+    if few and _share_touching(masks) > _NEARLY_ALL:
         return "no"
-    return "yes" if is_sure and not in_place and _spread(masks) > _IN_PLACE else "maybe"
+    vary = _spread(masks) > _IN_PLACE
+    if are_alike:
+        return "maybe" if vary else "no"
+    is_run = not gaps and every[-1] == len(every) and whole >= _NEARLY_ALL
+    is_sure = is_run and most >= (3 if is_deep else 4) and len(lengths) > 2
+    return "yes" if is_sure and vary and not in_place else "maybe"
 
 
 def are_in_pieces(counts: Sequence[MaskCounts], ignore: int | None) -> bool:

@@ -430,24 +430,18 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
             "without anti-aliasing.",
             "lossy-mask",
         )
+    ids = sorted(present)
+    # beside few numbers, 255 is none
+    has_void = known.ignore is None and ids[-1] == IGNORED and ids[-2] <= _MOST_IDS
+    void = IGNORED if has_void else known.ignore
     deep = [len(each.values) for each in counts if each.is_deep]
     if 2 * len(deep) > len(counts) and np.median(deep) > _MANY_IN_ONE_FILE:
-        if 0 in present and are_in_pieces(counts, known.ignore):
-            raise _many_regions(sorted(present))
+        if 0 in present and are_in_pieces(counts, void):
+            raise _ids_or_objects(ids, "Most of them are several regions in one mask", has_void)
         return None  # objects anyway
-    objects = number_objects(counts, known.ignore)
-    if objects == "maybe":
-        ids = sorted(present)
-        is_run = ids == [*range(len(ids))]
-        raise DataError(
-            f"The masks hold the values {list_values(ids)}; each value is one region "
-            "in its mask, and their number differs. Choose one.",
-            "ids-or-objects",
-            choices={
-                "They number objects: all above 0 is class 1": {"encoding": "instances"},
-                "They are class ids": {"encoding": "ids"} if is_run else {"values": tuple(ids)},
-            },
-        )
+    objects = number_objects(counts, void)
+    if objects == "maybe" or (objects == "yes" and has_void):
+        raise _ids_or_objects(ids, "Nearly each is one region in its mask", has_void)
     if objects == "yes":
         reporter.note(
             "note: each value is one region in its mask, and their number differs from mask to "
@@ -457,21 +451,27 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
     return "instances" if objects == "yes" else None
 
 
-def _many_regions(present: list[int]) -> DataError:
-    """The error for many values in 16 bits of which most are several regions in one mask."""
-    *ids, last = present
-    is_void = last == IGNORED and ids[-1] <= _MOST_IDS
-    void = {"ignore": IGNORED} if is_void else {}
-    classes = {"values": tuple(ids if is_void else present), **void}
+def _ids_or_objects(present: list[int], why: str, has_void: bool) -> DataError:
+    """The error for values that may be class ids or number objects; `has_void`: 255 is neither."""
+    void = {"ignore": IGNORED} if has_void else {}
+    ids = tuple(value for value in present if not (has_void and value == IGNORED))
+    is_run = ids == (*range(len(ids)),)
+    objects = f"They number objects: all above 0 is class 1{', 255 is no class' * has_void}"
+    choices: dict[str, dict[str, Any]] = {objects: {"encoding": "instances", **void}}
+    if len(ids) < IGNORED:
+        are_ids = {"encoding": "ids"} if is_run else {"values": ids}
+        choices["They are class ids"] = {**are_ids, **void}
+    if ids[0] == 0 and ids[-1] == IGNORED:
+        choices["They are class ids, and 255 marks pixels of no class"] = {
+            "values": ids[:-1],
+            "ignore": IGNORED,
+        }
+        choices["The masks are smoothed black and white"] = {"encoding": "threshold"}
     return DataError(
-        f"The masks hold {len(present)} values in 16 bits or more: {list_values(present)}. Most of "
-        "them are several regions in one mask, so they may be class ids; they may also number "
-        "objects in pieces. Choose one.",
+        f"The masks hold {len(present)} values: {list_values(present)}. {why}, so they may be "
+        "class ids or number objects. Choose one.",
         "ids-or-objects",
-        choices={
-            "They number objects: all above 0 is class 1": {"encoding": "instances"},
-            **({"Each value is a class": classes} if len(ids) < IGNORED else {}),
-        },
+        choices=choices,
     )
 
 
