@@ -431,6 +431,18 @@ def test_classes_that_differ_in_alpha_only(tmp_path: Path, colors: np.ndarray) -
     assert list(error.files) == masks
 
 
+def test_colours_below_transparent_pixels_are_no_classes(tmp_path: Path) -> None:
+    """What GIMP erases keeps its colours."""
+
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        photo = np.random.default_rng(number).integers(0, 255, (*SIZE, 3))
+        colors = np.where(ids[..., None] > 0, BLACK[ids], photo).astype(np.uint8)
+        return save_png(np.dstack([colors, (ids > 0) * np.uint8(255)]), path)
+
+    masks, _ = write(tmp_path, save)
+    assert raises(masks).code == "transparent"
+
+
 def test_alpha_that_matches_the_colours(tmp_path: Path) -> None:
     def save(ids: np.ndarray, path: Path, _: int) -> Path:
         return save_png(np.dstack([BLACK[ids], (ids > 0) * np.uint8(255)]), path)

@@ -320,7 +320,7 @@ def test_what_would_lose_something_has_no_fix(tmp_path: Path) -> None:
     for change in (
         *(Change("turn", (path,), (2,)) for path in (jpeg, webp, turned, stack, tmp_path / "none")),
         Change("values", (two_bits,), ((1, 77),)),
-        Change("flatten", (two_bits, webp), (0xFF00FF,)),
+        Change("flatten", (two_bits, jpeg), (0xFF00FF,)),
         Change("rename", (jpeg,), (two_bits,)),
         Change("unlink", (jpeg,)),
         Change("turn", (), (2,)),

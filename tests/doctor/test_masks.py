@@ -373,6 +373,28 @@ def test_masks_that_hide_a_class_are_laid_on_a_colour_of_its_own(scenes: Path) -
     assert contents.pixels.tolist() == wanted
 
 
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_transparent_pixels_of_many_colours_are_laid_on_one(scenes: Path, suffix: str) -> None:
+    """GIMP keeps the colours of what it erases; other programs write white or black."""
+    truth = []
+    for number in range(12):
+        path = mask_file(scenes, number)
+        ids = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+        ids[:10, :20] = 2
+        truth.append(ids)
+        ground = [255 * (number % 2)] * 3
+        colors = np.array([[*ground, 0], [0, 0, 255, 255], [255, 0, 0, 255]], np.uint8)
+        path.unlink()
+        lossless = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+        Image.fromarray(colors[ids]).save(path.with_suffix(suffix), **lossless)
+    (finding,) = of_code(scenes, "transparent")
+    make(finding, scenes)
+    contents = check(scenes).contents
+    assert contents is not None
+    wanted = [np.bincount(ids.ravel(), minlength=3).tolist() for ids in truth]
+    assert contents.pixels.tolist() == wanted
+
+
 def test_names_of_a_legend_are_written_down(scenes: Path) -> None:
     recolor(scenes)
     rows = ["car,200,30,30", "background,30,30,200", "sky,240,240,40"]

@@ -55,7 +55,8 @@ class MaskCounts(NamedTuple):
     palette: tuple[int, ...] = ()  # [n], the colour of each value, if it has a palette
     is_inverted: bool = False  # whether 0 is white
     has_void: bool = False  # whether -1, read as `VOID`, marks pixels of no class
-    hides: bool = False  # whether pixels of one colour differ in opacity
+    hides: bool = False  # whether pixels of one colour differ in opacity, or clear ones in colour
+    clear: int | None = None  # the one colour below transparent pixels
     nodata: int | None = None  # the nodata value of its file
     edge: tuple[int, ...] = ()  # [n], pixels of each value along the borders
 
@@ -67,7 +68,7 @@ def values_of(counts: Iterable[MaskCounts]) -> set[int]:
 
 def count_masks(paths: Sequence[Source]) -> Iterator[MaskCounts | DataError]:
     """Count the values of masks, in parallel; yields an error for an unreadable mask."""
-    found = recall("mask values 6", [(path,) for path in paths], _count)
+    found = recall("mask values 7", [(path,) for path in paths], _count)
     for path, facts in zip(paths, found, strict=True):
         if isinstance(facts, DataError):
             yield facts
@@ -154,13 +155,14 @@ def take_census(counts: Sequence[MaskCounts]) -> Census:
 
 
 def require_opaque(counts: Sequence[MaskCounts]) -> None:
-    """Refuse masks with pixels that differ in opacity only."""
-    hiding = [each.path for each in counts if each.hides]
+    """Refuse masks in which colours do not tell transparent pixels from classes."""
+    are_mixed = len({each.clear for each in counts} - {None}) > 1
+    hiding = [each.path for each in counts if each.hides or (are_mixed and each.clear is not None)]
     if hiding:
         raise DataError(
             f"{len(hiding)} of {len(counts)} masks have pixels of one colour but different "
-            f"opacity, so colours do not identify the classes: {hiding[0]}. Flatten the masks "
-            "onto a colour that no class has.",
+            "opacity, or transparent pixels of different colours, so colours do not identify the "
+            f"classes: {hiding[0]}. Flatten the masks onto a colour that no class has.",
             "transparent",
             hiding,
         )
@@ -241,7 +243,8 @@ def _count(path: Source) -> Any:
     except ColoredMaskError:
         colors = read_colors(path)
         digest = _digest(colors.shape, *count_runs(colors))
-        marks = [[], False, False, mask_traits(path).hides, None, []]
+        traits = mask_traits(path)
+        marks = [[], False, False, traits.hides, traits.clear, None, []]
         return [digest, kind, False, colors.shape, [], [], marks]
     traits = mask_traits(path)
     runs, lengths = count_runs(mask)
@@ -256,7 +259,7 @@ def _count(path: Source) -> Any:
     nodata = traits.nodata if traits.nodata in columns[0] else None
     around = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
     edge = np.bincount(around, minlength=len(pixels))[values].tolist()
-    marks = [palette, traits.is_inverted, has_void, traits.hides, nodata, edge]
+    marks = [palette, traits.is_inverted, has_void, traits.hides, traits.clear, nodata, edge]
     return [digest, kind, is_deep, mask.shape, *columns, marks]
 
 

@@ -210,7 +210,7 @@ def _add_faulty(
         flags = {}  # -1 is the ignore index, which another would make a class
     elif problem.code == "transparent":
         masks = [each.path for each in counts]
-        colors = {int(color) for found, _, _ in count_all_colors(masks) for color in found}
+        colors = np.unique(np.concatenate([found for found, _, _ in count_all_colors(masks)]))
         fix = change_of("flatten", masks, _unused_color(colors))
     elif not faulty and not fix and not flags:
         fix = None
@@ -220,15 +220,13 @@ def _add_faulty(
     findings.add(problem.code, message, faulty, fix=fix, flags=flags or None, severity="error")
 
 
-def _unused_color(colors: set[int]) -> int:
+def _unused_color(colors: NDArray[np.uint32]) -> int:
     """Choose a colour far from all of these."""
     corners = [0xFF00FF, 0x00FFFF, 0xFFFF00, 0x00FF00, 0xFFFFFF, 0x0000FF, 0xFF0000, 0x808080]
+    channels = np.stack([colors >> 16, colors >> 8 & 255, colors & 255]).astype(int)
 
     def distance(color: int) -> int:
-        others = [unpack(other) for other in colors]
-        return min(
-            max(abs(a - b) for a, b in zip(unpack(color), other, strict=True)) for other in others
-        )
+        return int(np.abs(channels - np.array(unpack(color))[:, None]).max(axis=0).min())
 
     return max(corners, key=distance)
 

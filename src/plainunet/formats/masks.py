@@ -295,7 +295,9 @@ class Traits(NamedTuple):
     is_signed: bool = False
     """Whether its type allows values below 0."""
     hides: bool = False
-    """Whether pixels of the same colour differ in opacity."""
+    """Whether pixels of the same colour differ in opacity, or transparent ones in colour."""
+    clear: int | None = None
+    """The one colour below transparent pixels, if there are any."""
     nodata: int | None = None
     """The nodata value, after reading."""
 
@@ -322,7 +324,8 @@ def mask_traits(path: Source) -> Traits:
                 red, green, blue = (table[:, order.index(c)].astype(int) for c in "RGB")
                 return Traits(tuple((red << 16 | green << 8 | blue).tolist()))
             if image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
-                return Traits(hides=_hides(np.asarray(image.convert("RGBA"))))
+                hides, clear = _look_below(np.asarray(image.convert("RGBA")))
+                return Traits(hides=hides, clear=clear)
     return Traits()
 
 
@@ -334,28 +337,37 @@ def _tiff_traits(file: BinaryIO, path: ImageSource) -> Traits:
         palette = tuple((red << 16 | green << 8 | blue).tolist())
     elif marks.dtype == np.bool_:
         palette = (0, 0xFFFFFF)
-    hides = False
+    hides, clear = False, None
     if marks.has_alpha:
         tiff = read_tiff(file, path)
-        hides = tiff.alpha is not None and _hides(np.dstack([tiff.samples, tiff.alpha]))
+        if tiff.alpha is not None:
+            hides, clear = _look_below(np.dstack([tiff.samples, tiff.alpha]))
     nodata = None if marks.nodata is None else _void_of(marks.nodata)
-    return Traits(palette, marks.is_inverted, marks.dtype.kind in "fi", hides, nodata)
+    return Traits(palette, marks.is_inverted, marks.dtype.kind in "fi", hides, clear, nodata)
 
 
-def _hides(samples: NDArray[Any]) -> bool:
-    """Whether pixels of the same colour, [H, W, C + 1] with alpha, differ in alpha."""
+def _look_below(samples: NDArray[Any]) -> tuple[bool, int | None]:
+    """Whether [H, W, C + 1] with alpha hides a class, and the colour of transparent pixels.
+
+    It does if pixels of the same colour differ in alpha, or transparent ones in colour.
+    """
     alpha = samples[..., -1]
-    if alpha.min() == alpha.max() or samples.dtype.kind != "u" or samples.shape[-1] > 4:
-        return False
+    if alpha.min() == alpha.max() > 0 or samples.dtype.kind != "u" or samples.shape[-1] > 4:
+        return False, None
+    if samples.shape[-1] == 2:
+        samples = samples[..., [0, 0, 0, 1]]
     flat = samples.reshape(-1, samples.shape[-1])
     runs = flat[np.append((flat[1:] != flat[:-1]).any(axis=1), True)]  # far fewer than the pixels
     packed = np.zeros(len(runs), np.uint64)
     for channel in range(runs.shape[1]):
         packed = packed << np.uint64(16) | runs[:, channel]
-    packed.sort()
+    packed = np.unique(packed)
     colors = packed >> np.uint64(16)
-    # the same colour twice in a row, with different alpha
-    return bool(((colors[1:] == colors[:-1]) & (packed[1:] != packed[:-1])).any())
+    clear = colors[packed % np.uint64(1 << 16) == 0]
+    if alpha.max() == 0:  # without a meaning, unless the mask is empty
+        return False, int(clear[0]) if len(clear) == 1 else None
+    hides = len(clear) > 1 or bool((colors[1:] == colors[:-1]).any())
+    return hides, int(clear[0]) if len(clear) else None
 
 
 def mask_size(path: Source) -> tuple[int, int]:
@@ -530,20 +542,42 @@ def _write_by_pillow(data: bytes, kind: str, values: NDArray[Any]) -> bytes:
 
 
 def flatten_mask(path: Path, color: int) -> bytes:
-    """Convert a PNG mask to RGB; pixels less than half opaque get a colour, 0xRRGGBB.
+    """Make a mask opaque: pixels less than half opaque get a colour, 0xRRGGBB.
+
+    PNG and WebP masks become RGB; TIFF masks keep their tags, and an opaque alpha channel.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It has another format.
     """
     kind, data = read_encoded(path)
-    if kind != "png" or mask_orientation(path) != 1:
-        raise DataError(f"{path} is not an upright PNG. Save it as RGB.", "transparent", [path])
+    if kind == "tiff":
+        return rewrite_tiff(data, path, lambda samples: _laid_on(color, samples, path))
+    if kind not in ("png", "webp") or mask_orientation(path) != 1:
+        raise _not_flat(path)
     with decoding(path), open_still(BytesIO(data), kind, path) as (image, _):
         _stored_values(image, path)  # rejects more than 8 bits
         samples = np.array(image.convert("RGBA"))
-    flat = samples[..., :3]
-    flat[samples[..., 3] < THRESHOLD] = [color >> 16, color >> 8 & 255, color & 255]
     file = BytesIO()
-    Image.fromarray(flat).save(file, "PNG")
+    flat = Image.fromarray(_laid_on(color, samples, path)[..., :3])
+    flat.save(file, kind, **({"lossless": True} if kind == "webp" else {}))
     return file.getvalue()
+
+
+def _laid_on(color: int, samples: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Samples of R, G, B and alpha, [H, W, 4], that are opaque."""
+    if samples.dtype != np.uint8 or samples.shape[2:] != (4,):
+        raise _not_flat(path)
+    flat = samples.copy()
+    flat[samples[..., 3] < THRESHOLD, :3] = [color >> 16, color >> 8 & 255, color & 255]
+    flat[..., 3] = 255
+    return flat
+
+
+def _not_flat(path: Path) -> DataError:
+    return DataError(
+        f"{path} is not an upright PNG, WebP or TIFF with 8 bits of R, G, B and alpha. Save it as "
+        "RGB.",
+        "transparent",
+        [path],
+    )
