@@ -790,6 +790,32 @@ def test_black_of_a_shared_palette_is_the_background(
     assert len(heard.notes) == 1
 
 
+def test_grey_palettes_next_to_grey_masks(tmp_path: Path) -> None:
+    """Both show the same greys, in values that have nothing in common."""
+
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        greys = np.uint8([0, 100, 200])
+        colors = np.repeat(greys[:, None], 3, axis=1)
+        return save_png(palette(ids, colors) if number % 2 else greys[ids], path)
+
+    masks, truth = write(tmp_path, save)
+    assert shares(masks, truth)[0].kind == "colors"
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_an_inverting_table_in_half_of_the_masks(tmp_path: Path, is_shown: bool) -> None:
+    """Either the numbers or what they show are the same in all masks."""
+
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        white = (ids > 0) * np.uint8(255)
+        if number % 2 == 0:
+            return save_tiff(white, path)
+        return save_tiff(255 - white if is_shown else white, path, photometric="miniswhite")
+
+    masks, truth = write(tmp_path, save)
+    shares(masks, truth > 0)
+
+
 def test_an_inverting_palette_in_half_of_the_masks(tmp_path: Path) -> None:
     def save(ids: np.ndarray, path: Path, number: int) -> Path:
         white = (ids > 0) * np.uint8(255)

@@ -206,6 +206,25 @@ def test_black_objects_on_white(tmp_path: Path) -> None:
 # masks that are not as they were drawn
 
 
+@pytest.mark.parametrize("rows", [12, 0])
+def test_black_is_class_0_of_black_and_white_palettes(tmp_path: Path, rows: int) -> None:
+    """As of grey masks; white with nearly all pixels may be the background."""
+    paths = [tmp_path / f"{number}.gif" for number in range(6)]
+    for number, path in enumerate(paths):
+        is_white = np.ones((24, 30), np.uint8)
+        is_white[:rows] = is_white[6:8, 5:10] = 0
+        flip = number % 2
+        image = Image.fromarray(is_white ^ flip, "P")
+        image.putpalette([0, 0, 0, 255, 255, 255][:: -1 if flip else 1])
+        image.save(path)
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert contents.pixels[:, 0].tolist() == [30 * rows or 10] * 6
+    assert ("which-background" in codes(findings)) == (rows == 0)
+    if rows == 0:
+        assert "--colors FFFFFF 000000" in findings.found[0].message
+
+
 def test_a_jpeg_among_png(tmp_path: Path) -> None:
     paths = write(tmp_path, [WHITE] * 5)
     paths[2].unlink()

@@ -182,39 +182,60 @@ def note_inverted(counts: Sequence[MaskCounts], reporter: Reporter) -> None:
 def palettes_differ(counts: Sequence[MaskCounts]) -> bool:
     """Whether the masks' palettes map one index to different colours.
 
-    Black and white masks are ignored next to palettes of other colours; if all are black and
-    white, grey 0 and 255 are compared as well, and white must be one value.
+    Black and white masks are ignored next to palettes of other colours; if all palettes are grey,
+    grey masks with the same greys, and inverting tables, are compared as well, and each grey must
+    be one value.
     """
     pairs = [{*zip(each.values.tolist(), each.palette, strict=False)} for each in counts]
+    shown = {color for each in pairs for _, color in each}
+    if all(color % 0x010101 == 0 for color in shown) and _greys_differ(counts):
+        return True
     plain = {(0, 0), (1, _WHITE_COLOR), (255, _WHITE_COLOR)}
-    if all(color in (0, _WHITE_COLOR) for each in pairs for _, color in each):
-        greys = [each for each in counts if not each.palette]
-        if len(greys) == len(counts) or any({*each.values.tolist()} - {0, 255} for each in greys):
-            greys = []
-        pairs += [{(value, value * 0x010101) for value in each.values.tolist()} for each in greys]
-        both = set().union(*pairs)
-        return (
-            len({color for _, color in both}) < len(both)
-            and (len({value for value, _ in both}) < len(both) or bool(greys))
-            and not _same_borders(counts)
-        )
     known: dict[int, tuple[int, int, int]] = {}
     for value, color in {pair for each in pairs if not each <= plain for pair in each}:
         other = known.setdefault(value, unpack(color))
         if max(abs(a - b) for a, b in zip(other, unpack(color), strict=True)) > _SAME_COLOR:
-            return True
+            return bool(shown - {0, _WHITE_COLOR})
     return False
+
+
+def _greys_differ(counts: Sequence[MaskCounts]) -> bool:
+    """Whether masks with grey palettes, inverting tables or none store a grey as several values."""
+    flat = [each for each in counts if not each.is_colored]
+    tables = [{*zip(each.values.tolist(), _shades(each), strict=True)} for each in flat]
+    own = [table for table, each in zip(tables, flat, strict=True) if _has_table(each)]
+    greys = [table for table, each in zip(tables, flat, strict=True) if not _has_table(each)]
+    levels = {color for each in own for _, color in each} | {0, _WHITE_COLOR}
+    if not own or any(color not in levels for each in greys for _, color in each):
+        greys = []
+    both = set().union(*own, *greys)
+    return (
+        len({color for _, color in both}) < len(both)
+        and (len({value for value, _ in both}) < len(both) or bool(greys))
+        and not _same_borders(flat)
+    )
+
+
+def _has_table(mask: MaskCounts) -> bool:
+    return bool(mask.palette) or (mask.is_inverted and not mask.is_deep)
+
+
+def _shades(mask: MaskCounts) -> Sequence[int]:
+    """The colours that a mask shows, of each of its values."""
+    if mask.palette:
+        return mask.palette
+    values = mask.values.tolist()
+    return [(255 - each if _has_table(mask) else each) * 0x010101 for each in values]
 
 
 def _same_borders(counts: Sequence[MaskCounts]) -> bool:
     """Whether the borders of masks have the same value rather than the same colour."""
     values: Counter[int] = Counter()
     colors: Counter[int] = Counter()
-    for each in (each for each in counts if not each.is_colored):
+    for each in counts:
         top = int(np.argmax(each.edge))
-        value = int(each.values[top])
-        values[value] += 1
-        colors[each.palette[top] if each.palette else value * 0x010101] += 1
+        values[int(each.values[top])] += 1
+        colors[_shades(each)[top]] += 1
     return max(values.values()) > max(colors.values())
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from plainunet.config import DataConfig
 from plainunet.dataset.census import (
+    Census,
     MaskCounts,
     count_all_colors,
     palettes_differ,
@@ -16,10 +17,10 @@ from plainunet.dataset.census import (
     values_of,
 )
 from plainunet.dataset.classes import NEARLY_ALL, find_coding
-from plainunet.dataset.coding import Coding, Colors, Threshold, Values
+from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.findings import Findings, change_of
-from plainunet.formats.colors import IGNORED, NEAR, unpack, write_color
+from plainunet.formats.colors import IGNORED, NEAR, pack, unpack, write_color
 from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import Source
 from plainunet.reporter import Collected
@@ -267,14 +268,25 @@ def _check_background(
     coding: Coding, counts: Sequence[MaskCounts], config: DataConfig, findings: Findings
 ) -> None:
     """Find masks whose class 0 looks like foreground, such as black objects on white."""
-    given = config.values or config.encoding or config.classes or coding.names
-    if given or not isinstance(coding, Values | Threshold) or coding.num_classes != 2:
+    given = config.values or config.colors or config.encoding or config.classes or coding.names
+    if given or coding.num_classes != 2 or isinstance(coding, Instances):
         return
-    ground, values = take_census(counts).ground(coding.ignore, NEARLY_ALL), coding.values
-    if ground == values[1]:
+    if isinstance(coding, Colors):
+        key: str = "colors"
+        stored: tuple[Any, ...] = tuple(write_color(pack(color)) for color in coding.colors)
+        census = Census()
+        masks = [each.path for each in counts]
+        for path, (found, pixels, edge) in zip(masks, count_all_colors(masks), strict=True):
+            census.add(path, coding.count(found, pixels), False, coding.count(found, edge))
+        is_second = census.ground(None, NEARLY_ALL) == 1
+    else:
+        key, stored = "values", coding.values
+        is_second = take_census(counts).ground(coding.ignore, NEARLY_ALL) == stored[1]
+    if is_second:
+        ground = stored[1]
         choices = {
-            f"{ground} is the background": {"values": values[::-1]},
-            f"{ground} is the object": {"values": values},
+            f"{ground} is the background": {key: stored[::-1]},
+            f"{ground} is the object": {key: stored},
         }
         is_smooth = isinstance(coding, Threshold)
         more = (
@@ -282,8 +294,8 @@ def _check_background(
         )
         findings.add(
             "which-background",
-            f"Value {ground} is class 1, but looks like background: it has most of the pixels, "
-            f"also along the image borders.{more}",
+            f"{key[:-1].capitalize()} {ground} is class 1, but looks like background: it has most "
+            f"of the pixels, also along the image borders.{more}",
             fix=None,
             severity="warning",
         )

@@ -222,6 +222,7 @@ _SAMPLE = 16
 _FILLED = 0.2
 _MOST = 0.5
 """The background has a higher fraction of all pixels, and of those along image borders."""
+_WHITE = 0xFFFFFF
 _FEW_CLASSES = 4
 """From this number on, without a majority, there may be no background: land cover, streets."""
 
@@ -450,10 +451,12 @@ def _background_first(census: ColorCensus, colors: Colors) -> tuple[Colors, bool
     """Put the background colour first; returns whether there is one.
 
     It has most of the pixels and of those along image borders, or is black with most along
-    borders. If of four or more classes none has more than half of either, there is no
-    background. Otherwise the user must decide.
+    borders. Of black and white, it is black, as in grey masks. If of four or more classes none has
+    more than half of either, there is no background. Otherwise the user must decide.
     """
     packed = [pack(color) for color in colors]
+    if packed == [0, _WHITE]:
+        return colors, True
     shares = census.pixels[packed] / max(1, census.pixels[packed].sum())
     edges = census.edge[packed] / max(1, census.edge[packed].sum())
     top, edge = int(shares.argmax()), int(edges.argmax())
