@@ -1086,6 +1086,19 @@ def test_ids_with_gaps_of_well_known_sets_are_classes(tmp_path: Path, name: str)
     assert np.array_equal(coding.read(masks[0]), np.where(disc(30, 40, 4), 255, truth[0]))
 
 
+def test_colours_of_voc_have_a_void(tmp_path: Path) -> None:
+    colors = np.zeros((256, 3), np.uint8)
+    for value in (*range(21), 255):
+        colors[value] = [voc_color(value) >> shift & 255 for shift in (16, 8, 0)]
+
+    def make(number: int) -> np.ndarray:
+        return np.where(RING, 255, scene(number)).astype(np.uint8)
+
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(colors[ids], path), make)
+    # green comes before red
+    shares(masks, np.array([0, 2, 1, *[255] * 253], np.uint8)[truth])
+
+
 def test_the_palette_of_voc() -> None:
     known = {0: 0, 1: 0x800000, 7: 0x808080, 15: 0xC08080, 20: 0x004080, 255: 0xE0E0C0}
     assert {number: voc_color(number) for number in known} == known

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -246,6 +247,15 @@ def test_smoothed_masks_are_named(tmp_path: Path) -> None:
     assert {line_of(each) for each in findings.found} == {
         "plainunet check x --encoding threshold --write"
     }
+
+
+def test_names_of_a_legend_stay_when_masks_are_smoothed(scenes: Path) -> None:
+    for path in (scenes / "masks").iterdir():
+        smoothed = cv2.blur(np.uint8(255) * (np.asarray(Image.open(path)) > 0), (3, 3))
+        Image.fromarray(smoothed).save(path)
+    (scenes / "masks" / "class_dict.csv").write_text("name,r,g,b\nground,0,0,0\nroad,255,255,255\n")
+    (finding,) = of_code(scenes, "lossy-mask")
+    assert line_of(finding).endswith("--encoding threshold --classes ground road --write")
 
 
 def test_a_photograph_among_masks(tmp_path: Path) -> None:

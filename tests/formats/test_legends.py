@@ -258,3 +258,11 @@ def test_a_legend_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(DataError, match=r"classes\.json: cannot be read"):
         read_legend(path)
+
+
+def test_commas_in_quoted_names(tmp_path: Path) -> None:
+    path = tmp_path / "_classes.csv"
+    path.write_text('Pixel Value, Class\n0, background\n1, "ripe fruit, big"\n2, un ripe\n')
+    legend = read_legend(path)
+    assert legend is not None
+    assert legend.names == ("background", "ripe fruit / big", "un ripe")

@@ -260,7 +260,11 @@ def _check_smoothed(
             f"from smoothing or JPEG; the upper half is class 1. Most are in {worst}: "
             f"{shares[worst]:.2%}.",
             list(shares),
-            flags={"encoding": "threshold"},
+            # with an encoding, no legend is read
+            flags={
+                "encoding": "threshold",
+                **({"classes": coding.names} if coding.names else {}),
+            },
         )
 
 

@@ -28,6 +28,7 @@ from plainunet.formats.legends import (
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source, path_of
 from plainunet.formats.tiff import read_tiff
+from plainunet.palette import voc_color
 
 IGNORED = 255
 NEAR = 32
@@ -223,6 +224,8 @@ _FILLED = 0.2
 _MOST = 0.5
 """The background has a higher fraction of all pixels, and of those along image borders."""
 _WHITE = 0xFFFFFF
+_VOC = [voc_color(value) for value in (*range(21), IGNORED)]
+"""The colours of PASCAL VOC's classes and, last, of its pixels of no class."""
 _FEW_CLASSES = 4
 """From this number on, without a majority, there may be no background: land cover, streets."""
 
@@ -375,6 +378,8 @@ def _find_colors(census: ColorCensus, ignore: int | None) -> Colors:
     found = np.flatnonzero(census.pixels)
     if ignore is not None:
         found = found[found != ignore * 0x010101]
+    if len(found) > 2 and np.isin(found, _VOC).all():
+        found = found[found != _VOC[-1]]
     total = census.pixels.sum()
     common = found[census.pixels[found] >= _RARE * total]
     if len(found) <= _MOST_COLORS and len(common) == len(found) and not _any_alike(found):

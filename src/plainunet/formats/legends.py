@@ -301,7 +301,7 @@ def _read_table(path: Path, lines: Sequence[str]) -> Legend | None:
         heads = [_HEADS.get(head, head) for head in heads]
         if not {*heads} & {*_NAME_HEADS}:
             continue
-        body = list(csv.reader(lines[1:], delimiter=mark))
+        body = list(csv.reader(lines[1:], delimiter=mark, skipinitialspace=True))
         heads = _with_names(heads, body)
         rows = [dict(zip(heads, row, strict=False)) for row in body]
 
