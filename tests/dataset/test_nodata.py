@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from plainunet.config import DataConfig
@@ -13,7 +14,7 @@ from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import Values
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.samples import Samples, make_batch
-from plainunet.doctor.diagnose import check
+from plainunet.doctor.diagnose import check, fix
 from plainunet.formats.images import read_image, read_with_missing
 from plainunet.formats.masks import VOID, read_mask
 from plainunet.formats.problems import DataError
@@ -34,6 +35,9 @@ NAN = float("nan")
         *(("float32", tag, LOWEST, 3, True) for tag in ("-3.4e+38", "-1.7976931348623157e+308")),
         ("float64", "-1.7976931348623157e+308", np.finfo(float).min, 3, True),
         *(("float32", tag, NAN, 1, True) for tag in ("nan", "-9999", None)),
+        *(("float32", None, sign * LOWEST, 1, True) for sign in (1, -1)),
+        ("float64", None, np.finfo(float).min, 3, True),
+        *((dtype, None, -9999, 3, False) for dtype in ("float32", "int16")),  # a real value?
         ("float32", "-32767.1", np.float32(-32767.1), 3, True),
         *(("float32", "0", 0, bands, bands == 3) for bands in (1, 3)),
         ("int16", "-32768", -32768, 1, True),
@@ -210,3 +214,46 @@ def test_an_image_without_pixels(tmp_path: Path) -> None:
     found = {each.code for each in check(folder).findings if each.severity != "note"}
     assert found == {"ignored-mask"}
     assert isinstance(SegmentationDataset.open(folder).coding, Values)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tag", "value"),
+    [
+        ("float32", None, -9999),
+        ("float32", "-9999", -9999),
+        ("float32", "-0.7", -0.7),
+        ("int16", None, -32768),
+    ],
+)
+def test_nodata_without_a_tag(tmp_path: Path, dtype: str, tag: str | None, value: float) -> None:
+    """Every fourth image has some; with a tag, all but image 4."""
+    folder = draw_scenes(tmp_path / "set", 12, dtype, None, value)
+    for number in range(12 if tag else 0):
+        path = folder / "images" / f"{number}.tif"
+        if number != 4:
+            write_tiff(path, tifffile.imread(path), tag)
+    diagnosis = check(folder)
+    found = [each for each in diagnosis.findings if each.code == "untagged-nodata"]
+    files = [folder / "images" / f"{number}.tif" for number in ((4,) if tag else (0, 4, 8))]
+    assert [each.files for each in found] == [(file,) for file in files]
+    assert {each.severity for each in found} == {"warning"}
+    stored = [tifffile.imread(file) for file in files]
+    fixed = fix(folder, "untagged-nodata", config=DataConfig())
+    assert not fixed.left
+    corner = np.zeros((96, 112), np.bool_)
+    corner[:30, :40] = True
+    for file, before in zip(files, stored, strict=True):
+        np.testing.assert_array_equal(tifffile.imread(file), before)
+        np.testing.assert_array_equal(read_with_missing(file)[1], corner)
+
+
+def test_low_values_are_no_nodata(tmp_path: Path) -> None:
+    """-9999 is measured if values lie near; and a tag of another value says so as well."""
+    for name, low, tag in (("near", -9000.0, None), ("far", 0.0, "nan")):
+        folder = draw_scenes(tmp_path / name, 8, "float32", None, -9999)
+        for path in (folder / "images").iterdir():
+            image = tifffile.imread(path)
+            image[40, 40] = low
+            image[41, 41] = 100 * image[41, 41] if tag else 9000
+            write_tiff(path, image, tag)
+        assert "untagged-nodata" not in {each.code for each in check(folder).findings}

@@ -10,10 +10,10 @@ import tifffile
 from PIL import Image
 
 from plainunet.formats.colors import read_colors
-from plainunet.formats.images import image_shape, image_size, read_image
+from plainunet.formats.images import image_shape, image_size, read_image, read_with_missing
 from plainunet.formats.masks import mask_size, read_mask
 from plainunet.formats.sources import Page, parse_image
-from plainunet.formats.tiff import find_slices, read_tiff, tiff_shape
+from plainunet.formats.tiff import find_slices, mark_nodata, read_tiff, tiff_shape
 
 from ..folders import count_refusals
 
@@ -307,3 +307,28 @@ def test_strips_that_overlap_do_not_blow_up(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"a\.tif .*overlap"):
         read_image(Page(path, 0))
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tag_of_nodata_is_added_to_every_page(tmp_path: Path, bigtiff: bool, order: Any) -> None:
+    pages = np.random.default_rng(0).random((3, 40, 56)).astype(np.float32)
+    pages[:, :9] = -9999
+    path = tmp_path / "a.tif"
+    options = {"description": "kept", "compression": "zlib", "metadata": None}
+    with tifffile.TiffWriter(path, bigtiff=bigtiff, byteorder=order) as file:
+        for page in pages:
+            file.write(page, extratags=[(42112, "s", 0, "<GDALMetadata/>", True)], **options)
+    path.write_bytes(mark_nodata(path, -9999))
+    with tifffile.TiffFile(path) as tiff:
+        assert len(tiff.pages) == 3
+        for page, values in zip(tiff.pages, pages, strict=True):
+            np.testing.assert_array_equal(page.asarray(), values)
+            assert page.tags.valueof(42113) == "-9999"
+            assert (page.description, page.tags.valueof(42112)) == ("kept", "<GDALMetadata/>")
+            codes = [tag.code for tag in page.tags]
+            assert codes == sorted(set(codes))
+    for number in range(3):
+        missing = read_with_missing(Page(path, number))[1]
+        assert missing is not None
+        assert missing.sum() == 9 * 56

@@ -52,6 +52,7 @@ CODES: dict[str, Code] = {
     "transparent": Code("error", "an image or mask with transparent pixels"),
     "not-finite": Code("error", "infinite values"),
     "unusable-values": Code("error", "an unsupported data type"),
+    "untagged-nodata": Code("warning", "a usual nodata value that no tag marks as such"),
     "odd-channels": Code("error", "a different number of channels from the other images"),
     "grey-among-rgb": Code("note", "grey images among RGB ones; converted to RGB"),
     "blank-image": Code("warning", "all pixels are the same"),

@@ -25,7 +25,7 @@ from plainunet.formats.colors import IGNORED
 from plainunet.formats.encoded import turn_upright
 from plainunet.formats.masks import flatten_mask, rewrite_mask
 from plainunet.formats.problems import Change
-from plainunet.formats.tiff import mark_as_channel
+from plainunet.formats.tiff import mark_as_channel, mark_nodata
 
 Mask = NDArray[Any]
 BACKUP = ".plainunet-backup"
@@ -70,6 +70,8 @@ def describe(change: Change) -> list[str]:
             what = f"resized to {how[0]}x{how[1]} pixels"
         case "channel":
             what = "last band marked as a channel instead of alpha"
+        case "nodata":
+            what = f"{how[0]:.10g} tagged as nodata"
         case "flatten":
             what = f"transparency replaced by colour {how[0]:06X}"
     return [f"{file}: {what}" for file in files]
@@ -121,6 +123,8 @@ def _new_contents(
             yield name_file, "\n".join([*names, ""]).encode()
     elif change.kind == "channel":
         yield from ((file, mark_as_channel(file)) for file in change.files)
+    elif change.kind == "nodata":
+        yield from ((file, mark_nodata(file, *change.how)) for file in change.files)
     elif change.kind == "flatten":
         yield from ((file, flatten_mask(file, *change.how)) for file in change.files)
     else:

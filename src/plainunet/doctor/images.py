@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from unicodedata import normalize
@@ -24,7 +25,8 @@ from plainunet.errors import Error
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import fitting_suffix, read_image, read_with_missing, stored_shape
 from plainunet.formats.problems import Change, DataError, command
-from plainunet.formats.sources import ImageSource, Source, path_of, stem_of
+from plainunet.formats.sources import ImageSource, Source, Window, path_of, stem_of
+from plainunet.formats.tiff import find_untagged, tiff_marks
 
 # reading images
 
@@ -53,6 +55,10 @@ class ImageFacts(NamedTuple):
     """The result of `perceptual_hash`."""
     missing: int = 0
     """Number of nodata pixels."""
+    tagged: float | None = None
+    """The nodata value of its tag."""
+    untagged: float | None = None
+    """The value that is probably nodata without a tag, see `find_untagged`."""
 
 
 class PairFacts(NamedTuple):
@@ -65,28 +71,31 @@ class PairFacts(NamedTuple):
 
 def read_facts(images: Sequence[ImageSource]) -> Iterator[ImageFacts | DataError]:
     """Read the properties of images, or the errors, in parallel and in order."""
-    for facts in recall("image 2", [(image,) for image in images], _read_facts):
+    for facts in recall("image 3", [(image,) for image in images], _read_facts):
         if isinstance(facts, DataError):
             yield facts
         else:
-            kind, shape, dtype, low, high, digest, code, missing = facts
-            seen = dtype, low, high, digest, bytes.fromhex(code), missing
+            kind, shape, dtype, low, high, digest, code, *nodata = facts
+            seen = dtype, low, high, digest, bytes.fromhex(code), *nodata
             yield ImageFacts(kind, tuple(shape), *seen)
 
 
 def _read_facts(path: ImageSource) -> Any:
     kind, data = read_encoded(path)
-    missing = None
+    missing = tagged = untagged = None
     if kind == "jpeg":
         shape, image, extent = _preview(path, data)
     else:
         image, missing = read_with_missing(path)
         shape, extent = image.shape, None
+        tagged = tiff_marks(BytesIO(data), path).nodata if kind == "tiff" else None
+        tagged = None if tagged is None else float(image.dtype.type(tagged))  # rounded alike
+        untagged = find_untagged(image) if tagged is None else None
     code = perceptual_hash(image, extent).hex()
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     ends = float(image.min()), float(image.max())
     count = 0 if missing is None else int(missing.sum())
-    return [kind, list(shape), image.dtype.name, *ends, digest, code, count]
+    return [kind, list(shape), image.dtype.name, *ends, digest, code, count, tagged, untagged]
 
 
 def _preview(
@@ -141,6 +150,7 @@ def check_images(facts: Sequence[PairFacts], by_name: bool, findings: Findings) 
     for path, image in seen:
         if image.low == image.high and image.missing < image.shape[0] * image.shape[1]:
             findings.add("blank-image", f"{path}: all pixels are the same.", [path])
+    _check_nodata(seen, findings)
     _check_depths(seen, findings)
     grey = [path for path, image in seen if image.shape[2] == 1]
     if grey and any(image.shape[2] == 3 for _, image in seen):
@@ -188,6 +198,30 @@ def _find_turn(image: ImageSource, mask: Path) -> int:
         fits.append((float(edges[borders].mean()) if borders.any() else 0.0, turn))
     (second, _), (best, turn) = sorted(fits)[-2:]
     return turn if best > _CLEARLY * second else 0
+
+
+def _check_nodata(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Findings) -> None:
+    """Find nodata values without a tag: usual ones, and those of the tags of other images.
+
+    Only the user can know whether they were measured; a tag also holds in later predictions.
+    """
+    signed = [(path, image) for path, image in seen if image.dtype[0] != "u"]
+    values = {image.untagged for _, image in signed} | {image.tagged or None for _, image in signed}
+    found: dict[tuple[Path, float, bool], list[ImageSource]] = defaultdict(list)
+    for path, image in signed:
+        ends = [each for each in (image.low, image.high) if each in values]
+        if image.tagged is None and ends:
+            found[path_of(path), ends[0], image.kind == "tiff"].append(path)
+    for (file, value, is_tiff), sources in found.items():
+        fix: Change | str | None = None
+        if isinstance(sources[0], Window):  # may be larger than the memory
+            fix = command("rio", "edit-info", f"--nodata={value:.10g}", file)
+        elif is_tiff:
+            fix = Change("nodata", (file,), (value,))
+        marked = "mark them; images to predict need the mark too." if fix else "save NaN instead."
+        message = f"{file} has pixels of {value:.10g}, and nothing marks them as nodata. Unless "
+        message += f"they were measured, {marked}"
+        findings.add("untagged-nodata", message, sources, fix=fix)
 
 
 def _check_sizes(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Findings) -> None:

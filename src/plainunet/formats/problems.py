@@ -23,6 +23,7 @@ class Change:
     - exchange: empty; swaps the contents of two files
     - unlink: empty; removes links, not their targets
     - channel: empty; marks the last band of a TIFF image as a channel instead of alpha
+    - nodata: the value that tags are to mark as nodata
     - values: pairs of an old and a new value
     - renumber: the class names, then pairs of values for each mask; for masks with class lists
     - turn: an orientation 2..8, see `turn_upright`
@@ -41,6 +42,7 @@ class Change:
         "move",
         "resize",
         "channel",
+        "nodata",
         "flatten",
     ]
     files: tuple[Path, ...]

@@ -390,6 +390,8 @@ def read_tiff(file: BinaryIO, path: ImageSource) -> TiffImage:
 
 _NODATA = 42113
 _HUGE = 1e30
+_EXTREME = np.float64(0.97 * np.finfo(np.float32).max)
+_USUAL = (-999, -9999, -99999, -32767, -32768, -(2**31))
 
 
 def read_nodata(page: TiffPage) -> float | None:
@@ -415,6 +417,7 @@ def find_missing(samples: NDArray[Any], nodata: float | None = None) -> NDArray[
 
     They are NaN in any band, or `nodata` in all bands, as in GDAL. For floats and signed
     integers, a non-zero `nodata` in any band is enough, since it is unlikely to be a real value.
+    The lowest and highest number of float32 or float64 are never real values, so they need no tag.
     """
     missing = None
     if nodata is not None and not np.isnan(nodata):
@@ -426,10 +429,25 @@ def find_missing(samples: NDArray[Any], nodata: float | None = None) -> NDArray[
             is_nodata = samples == samples.dtype.type(int(nodata))
         is_odd = samples.dtype.kind in "fi" and nodata != 0
         missing = is_nodata.any(axis=2) if is_odd else is_nodata.all(axis=2)
-    if samples.dtype.kind == "f" and np.isnan(samples.min()):
-        nans = np.isnan(samples).any(axis=2)
-        missing = nans if missing is None else missing | nans
+    if samples.dtype.kind == "f" and not -_EXTREME < samples.min() <= samples.max() < _EXTREME:
+        none = (np.isnan(samples) | ((np.abs(samples) > _EXTREME) & ~np.isinf(samples))).any(axis=2)
+        missing = none if missing is None else missing | none
     return missing if missing is not None and missing.any() else None
+
+
+def find_untagged(image: NDArray[Any]) -> float | None:
+    """The value [H, W, C] that is probably nodata, although nothing marks it; None without one.
+
+    It is the lowest, usual for nodata, and further from the others than they are from each other.
+    """
+    lowest = float(image.min())
+    if image.dtype.kind not in "fi" or lowest not in _USUAL:
+        return None
+    others = image[image != image.dtype.type(lowest)]
+    if not others.size:
+        return lowest
+    least, most = float(others.min()), float(others.max())
+    return lowest if least - lowest > most - least else None
 
 
 def tiff_shape(file: BinaryIO, path: ImageSource) -> tuple[int, int, int, int]:
@@ -539,6 +557,29 @@ def mark_as_channel(path: Path) -> bytes:
         tag = tiff.pages.first.tags["ExtraSamples"]
         tag.overwrite((*tag.value[:-1], 0))
     return file.getvalue()
+
+
+def mark_nodata(path: Path, value: float) -> bytes:
+    """Tag every page of a TIFF file with a nodata value; its pixels stay where they are."""
+    data = bytearray(path.read_bytes())
+    reader = TagReader(BytesIO(bytes(data)))
+    if len(data) + 2**20 > 2 ** (8 * reader.width):
+        raise Error("a TIFF file of 4 GiB has no space for a tag")
+    text = f"{value:.17g}".encode().ljust(reader.width, b"\0") + b"\0"
+    at, link = reader.first, reader.width
+    while at:
+        listed, following = reader.page(at)
+        data += bytes(len(data) % 2)
+        place = struct.pack(reader.pointer, len(data))
+        data += text + bytes(len(text) % 2)
+        tags = [each for each in listed if each[0] != _NODATA] + [(_NODATA, (2, len(text), place))]
+        struct.pack_into(reader.pointer, data, link, len(data))
+        data += struct.pack(reader.counter, len(tags))
+        for code, tag in sorted(tags):
+            data += reader.entry.pack(code, *tag)
+        at, link = following, len(data)
+        data += struct.pack(reader.pointer, following)
+    return bytes(data)
 
 
 def _orientation(page: TiffPage) -> int:
