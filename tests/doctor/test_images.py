@@ -1,9 +1,11 @@
 """Images that cannot be read, are unlike the others, badly named, or there twice."""
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from plainunet.doctor.images import (
 from plainunet.formats.images import image_shape
 from plainunet.formats.problems import Change, DataError
 
+from ..folders import make_pair
 from .conftest import CodesOf, copy_pair, divide, mask_of, spoil
 
 SCENE = np.add.outer(np.arange(300) % 97, np.arange(450) % 131).astype(np.uint8)
@@ -210,6 +213,40 @@ def test_a_mask_drawn_on_an_image_that_exif_turns(scenes: Path, orientation: int
     assert f"({orientation})" in finding.message
     assert finding.fix
     assert finding.fix.change == Change("turn", (scenes / "masks/03.png",), (orientation,))
+
+
+def test_masks_that_are_all_turned_alike(tmp_path: Path) -> None:
+    """Few fit their images clearly alone: they are noisy."""
+    random = np.random.default_rng(0)
+    for number in range(8):
+        mask = np.zeros((96, 112), np.uint8)
+        for row, column in random.integers(0, (70, 80), (2, 2)):
+            mask[row : row + 20, column : column + 28] = 1
+        image = random.normal(90, 30, (*mask.shape, 3)) + 16 * mask[..., None]
+        make_pair(tmp_path, str(number), image.astype(np.uint8), mask.T)
+    findings = check(tmp_path).findings
+    fixes = [each.fix and each.fix.change for each in findings if each.code == "size-mismatch"]
+    masks = [tmp_path / f"masks/{number}.png" for number in range(8)]
+    assert fixes == [Change("turn", (mask,), (5,)) for mask in masks]
+
+
+def test_annotations_of_an_image_that_exif_turns(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "images").mkdir()
+    listed: dict[str, Any] = {"images": [], "categories": [{"id": 1, "name": "road"}]}
+    listed["annotations"] = []
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 56, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"images/{number}.jpg", exif=exif)
+        image = {"id": number, "file_name": f"{number}.jpg", "height": 40, "width": 56}
+        listed["images"].append(image)
+        outline = {"segmentation": [[5, 5, 30, 5, 30, 20]], "category_id": 1}
+        listed["annotations"].append({"id": number, "image_id": number, **outline})
+    (tmp_path / "annotations.json").write_text(json.dumps(listed))
+    findings = check(tmp_path).findings
+    assert {each.code for each in findings} == {"size-mismatch"}
+    assert all("EXIF orientation (6)" in each.message for each in findings)
 
 
 # copies, and groups that a split must not divide

@@ -25,7 +25,7 @@ from plainunet.errors import Error
 from plainunet.formats.encoded import decoding, read_encoded, turn_upright
 from plainunet.formats.images import fitting_suffix, read_image, read_with_missing, stored_shape
 from plainunet.formats.problems import Change, DataError, command
-from plainunet.formats.sources import ImageSource, Source, Window, path_of, stem_of
+from plainunet.formats.sources import ImageSource, Source, Window, files_of, path_of, stem_of
 from plainunet.formats.tiff import find_untagged, tiff_marks
 
 # reading images
@@ -138,8 +138,7 @@ def check_images(facts: Sequence[PairFacts], by_name: bool, findings: Findings) 
         may_rename = by_name and isinstance(pair.mask, Path) and pair.mask != beside
         _check_name(pair.image, image.kind if image else "", may_rename, findings)
         _check_name(pair.mask, mask.kind if mask else "", may_rename, findings)
-        if image and mask and image.shape[:2] != mask.size:
-            _add_size_mismatch(pair, image, mask, findings)
+    _check_mask_sizes(facts, findings)
     for problem in odd_channels(
         [each.pair for each in facts], [each.image and each.image.shape for each in facts]
     ):
@@ -163,7 +162,11 @@ def check_images(facts: Sequence[PairFacts], by_name: bool, findings: Findings) 
     _check_sizes(seen, findings)
 
 
-def _add_size_mismatch(pair: Pair, image: ImageFacts, mask: MaskCounts, findings: Findings) -> None:
+def _add_size_mismatch(facts: PairFacts, orientation: int, turn: int, findings: Findings) -> None:
+    """Add a mask of another size; `turn` is the orientation 5..8 that fits it to its image."""
+    pair, image, mask = facts
+    assert image
+    assert mask
     height, width = image.shape[:2]
     message = str(size_problem(pair, (height, width), mask.size))
     fix: Change | str = ""
@@ -172,32 +175,74 @@ def _add_size_mismatch(pair: Pair, image: ImageFacts, mask: MaskCounts, findings
     # else it is cropped: resizing one side alone would shift its labels
     if abs(tall - wide) <= _SKEWED * tall and (off[0] > 0 or off[1] == 1):
         fix = change_of("resize", [pair.mask], width, height)
-    if isinstance(pair.mask, Path) and mask.size == (width, height):
-        *_, orientation = stored_shape(pair.image)
-        turn = orientation if orientation > 4 else _find_turn(pair.image, pair.mask)
+    if mask.size == (width, height) and (orientation > 4 or isinstance(pair.mask, Path)):
         fix = change_of("turn", [pair.mask], turn) if turn else ""
+        by_hand = "" if isinstance(pair.mask, Path) else ": remove that tag from the image"
         message += (
-            f" The image is rotated by its EXIF orientation ({orientation}), the mask is not."
+            f" The image is rotated by its EXIF orientation ({orientation}), the mask is not"
+            f"{by_hand}."
             if orientation > 4
             else " Height and width are swapped: it fits when rotated."
         )
     findings.add("size-mismatch", message, [pair.image, pair.mask], fix=fix)
 
 
-def _find_turn(image: ImageSource, mask: Path) -> int:
-    """The orientation, 5..8, that aligns a mask with the edges of its image; 0 if none."""
+def _check_mask_sizes(facts: Sequence[PairFacts], findings: Findings) -> None:
+    """Find masks of other sizes than their images."""
+    wrong = [
+        (each, stored_shape(each.pair.image)[3] if _is_swapped(each) else 1)
+        for each in facts
+        if each.image and each.mask and each.image.shape[:2] != each.mask.size
+    ]
+    unknown = [
+        (each.pair.image, each.pair.mask)
+        for each, orientation in wrong
+        if orientation < 5 and _is_swapped(each) and isinstance(each.pair.mask, Path)
+    ]
+    turns = _find_turns(unknown)
+    for each, orientation in wrong:
+        turn = orientation if orientation > 4 else turns.get(each.pair.mask, 0)
+        _add_size_mismatch(each, orientation, turn, findings)
+
+
+def _is_swapped(facts: PairFacts) -> bool:
+    return bool(facts.image and facts.mask) and facts.image.shape[1::-1] == facts.mask.size
+
+
+def _find_turns(pairs: Sequence[tuple[ImageSource, Path]]) -> dict[Source, int]:
+    """The orientations, 5..8, that align masks with the edges of their images; 0 if unclear.
+
+    One program turns all masks alike, so those that fit one turn hardly better than another follow
+    the others. The more there are, the less their mean depends on chance.
+    """
+    if not pairs:
+        return {}
+    fits = np.array([_fit_turns(*pair) for pair in pairs])
+    of_all = _clearest(fits.mean(axis=0), 1 + (_CLEARLY - 1) / len(pairs) ** 0.5)
+    masks = [mask for _, mask in pairs]
+    return {mask: _clearest(own, _CLEARLY) or of_all for mask, own in zip(masks, fits, strict=True)}
+
+
+def _clearest(fits: NDArray[np.float64], times: float) -> int:
+    """The orientation 5..8 that fits `times` better than the second; 0 if none does."""
+    *_, second, best = np.argsort(fits)
+    return int(best) + 5 if fits[best] > times * fits[second] else 0
+
+
+def _fit_turns(image: ImageSource, mask: Path) -> list[float]:
+    """The strength of an image's edges at the borders of its mask, turned by 5, 6, 7 and 8."""
     try:  # as images, since a mask may be coloured
         grey, drawn = (read_image(each).mean(axis=2, dtype=np.float32) for each in (image, mask))
     except ValueError:  # a transparent one, for instance
-        return 0
+        return [0.0] * 4
     edges = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, dx, 1 - dx) for dx in (1, 0)))
+    edges /= max(float(edges.mean()), 1e-30)
     fits = []
     for turn in range(5, 9):
         turned = turn_upright(drawn, turn)
         borders = cv2.morphologyEx(turned, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
-        fits.append((float(edges[borders].mean()) if borders.any() else 0.0, turn))
-    (second, _), (best, turn) = sorted(fits)[-2:]
-    return turn if best > _CLEARLY * second else 0
+        fits.append(float(edges[borders].mean()) if borders.any() else 0.0)
+    return fits
 
 
 def _check_nodata(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Findings) -> None:
@@ -211,7 +256,7 @@ def _check_nodata(seen: Sequence[tuple[ImageSource, ImageFacts]], findings: Find
     for path, image in signed:
         ends = [each for each in (image.low, image.high) if each in values]
         if image.tagged is None and ends:
-            found[path_of(path), ends[0], image.kind == "tiff"].append(path)
+            found[files_of(path)[0], ends[0], image.kind == "tiff"].append(path)
     for (file, value, is_tiff), sources in found.items():
         fix: Change | str | None = None
         if isinstance(sources[0], Window):  # may be larger than the memory
