@@ -1,13 +1,19 @@
 """COCO and run-length files are matched with their images."""
 
+import base64
 import json
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from plainunet.config import DataConfig, FolderConfig
 from plainunet.dataset.annotations import find_files, listed_names, name_file, pair_annotated
@@ -282,6 +288,40 @@ def test_faults_of_a_file_are_reported(tmp_path: Path, name: str, text: str, mes
     assert message in heard.notes[0]
     with pytest.raises(ValueError, match=name):  # an error only if named
         pair(tmp_path, masks=name)
+
+
+def test_labelme_files_that_hold_their_images(tmp_path: Path) -> None:
+    data = BytesIO()
+    Image.fromarray(BLACK).save(data, "JPEG")
+    shapes = [{"label": "cat", "points": [[1, 1], [5, 1], [5, 4]]}]
+    for number in range(3):
+        raw = {"shapes": shapes, "imagePath": f"{number}.jpg", "imageHeight": 6, "imageWidth": 8}
+        raw["imageData"] = base64.b64encode(data.getvalue()).decode()
+        (tmp_path / f"{number}.json").write_text(json.dumps(raw))
+    heard = Collected()
+    with pytest.raises(FileNotFoundError):
+        find_pairs(tmp_path, DataConfig(), heard)
+    (line,) = [note.split("$ ")[1] for note in heard.notes if "$ " in note]
+    words = shlex.split(line)
+    subprocess.run([sys.executable, *words[1:]], check=True)
+    pairs = find_pairs(tmp_path, DataConfig())
+    assert [pair.image.read_bytes() for pair in pairs if isinstance(pair.image, Path)] == (
+        [data.getvalue()] * 3
+    )
+
+
+def test_files_of_isat_are_named(tmp_path: Path) -> None:
+    objects = [{"category": "cat", "segmentation": [[1, 1], [5, 1], [5, 4]]}]
+    for number in range(3):
+        save(tmp_path / f"{number}.jpg", BLACK)
+        raw = {"info": {"description": "ISAT"}, "objects": objects}
+        (tmp_path / f"{number}.json").write_text(json.dumps(raw))
+    heard = Collected()
+    with pytest.raises(FileNotFoundError):
+        find_pairs(tmp_path, DataConfig(), heard)
+    (note,) = heard.notes
+    assert "0.json" in note
+    assert "PNG" in note
 
 
 def test_a_given_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

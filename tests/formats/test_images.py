@@ -2,7 +2,10 @@
 
 import errno
 import os
+import shlex
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -594,6 +597,16 @@ def test_arrays_that_are_not_images(array: np.ndarray, message: str) -> None:
 @pytest.mark.parametrize("shape", [(33, 40, 50), (20, 30, 3), (3, 40, 3), (8, 8, 8), (2, 2)])
 def test_arrays_that_may_be_images(shape: tuple[int, ...]) -> None:
     assert array_shape(as_npy(np.zeros(shape)), NPY)[:2] == shape[:2]
+
+
+def test_masks_of_cellpose_are_exported_by_the_command_of_the_error(tmp_path: Path) -> None:
+    masks = np.arange(12, dtype=np.uint16).reshape(3, 4) * 100
+    np.save(tmp_path / "a_seg.npy", np.array({"masks": masks}), allow_pickle=True)
+    with pytest.raises(DataError, match="Cellpose") as raised:
+        read_image(tmp_path / "a_seg.npy")
+    assert isinstance(raised.value.fix, str)
+    subprocess.run([sys.executable, *shlex.split(raised.value.fix)[1:]], check=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "a_cp_masks.png")[..., 0], masks)
 
 
 def test_objects_are_never_unpickled() -> None:

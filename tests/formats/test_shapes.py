@@ -52,6 +52,14 @@ def test_later_shapes_cover_earlier_ones(tmp_path: Path) -> None:
     assert ids[1, 1] == 0
 
 
+@pytest.mark.parametrize("kind", ["rotation", "rectangle", "quadrilateral", "polygon"])
+def test_areas_of_four_corners(tmp_path: Path, kind: str) -> None:
+    """X-AnyLabeling's rectangles have four corners too."""
+    ids = read_mask(labelme(tmp_path, ("cat", kind, [(4, 4), (12, 4), (12, 8), (4, 8)])))
+    assert ids[4:9, 4:13].all()
+    assert ids.sum() == 45
+
+
 def test_circles_lines_and_points(tmp_path: Path) -> None:
     for kind, points, area in (
         ("circle", [(15, 10), (15, 15)], np.pi * 5.5**2),

@@ -16,15 +16,20 @@ from plainunet.errors import Error
 from plainunet.formats import coco, rle
 from plainunet.formats.images import IMAGE_SUFFIXES, image_size
 from plainunet.formats.legends import is_legend
-from plainunet.formats.problems import DataError, first_five
-from plainunet.formats.shapes import is_shapes
+from plainunet.formats.problems import DataError, command, first_five
+from plainunet.formats.shapes import holds_image, is_shapes
 from plainunet.formats.sources import CocoImage, RleImage, Source
 from plainunet.reporter import Reporter
 
 _UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".svg", ".mat")
 _START = 65536  # bytes that tell the kind of a file
-# of the VGG Image Annotator, V7, xView2 and others
-_OTHER_JSON = re.compile(rb'"(shape_attributes|polygons?|bounding_box|points|wkt)"\s*:')
+# of the VGG Image Annotator, V7, xView2, ISAT and others
+_OTHER_JSON = re.compile(rb'"(shape_attributes|polygons?|bounding_box|points|wkt)"\s*:|"ISAT"')
+_WRITE_IMAGES = (
+    "import base64, json, pathlib; [open(f.with_suffix('.jpg'), 'xb').write(base64."
+    "b64decode(d['imageData'])) for f in pathlib.Path({folder!r}).rglob('*.json') for d in "
+    "[json.loads(f.read_bytes())] if 'shapes' in d and d['imageData']]"
+)
 
 
 def name_file(folder: Path, masks: str) -> Path:
@@ -86,7 +91,13 @@ def _why_not(file: Path) -> str:
 
 
 def unread(folder: Path) -> str:
-    """Message on files that look like annotations of an unsupported kind; or ""."""
+    """Message on annotations of an unsupported kind, or without their images; or ""."""
+    files = sorted(folder.rglob("*.json"))
+    if inside := next(filter(holds_image, files), None):
+        write = command("python", "-c", _WRITE_IMAGES.format(folder=str(folder)))
+        return (
+            f"{inside} holds its image. Write such images to files, then check again:\n  $ {write}"
+        )
     kinds: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.name[0] != "." and not is_legend(path.name) and _is_unread(path):

@@ -22,7 +22,7 @@ from plainunet.files import require_regular
 from plainunet.formats.geo import cut_window
 from plainunet.formats.problems import DataError, command, cut_off, how_to_restore
 from plainunet.formats.shards import read_member
-from plainunet.formats.sources import ImageSource, Member, Page, Source, Window
+from plainunet.formats.sources import ImageSource, Member, Page, Source, Window, path_of
 from plainunet.formats.tiff import cut_slice
 from plainunet.system import is_out_of_memory
 
@@ -277,6 +277,11 @@ def decoding(path: Source) -> Iterator[None]:
 
 
 _MOST_LEADING_CHANNELS = 32
+_EXPORT_MASKS = (
+    "import cv2, numpy, pathlib; [cv2.imwrite(str(f)[:-8] + '_cp_masks.png', numpy.load(f, "
+    "allow_pickle=True).item()['masks'].astype('uint16')) for f in pathlib.Path({folder!r})"
+    ".glob('*_seg.npy')]"
+)
 
 
 def read_array(file: BinaryIO, path: Source) -> NDArray[Any]:
@@ -321,6 +326,15 @@ def _header(file: BinaryIO, path: Source) -> tuple[tuple[int, ...], bool, np.dty
         shape, is_fortran, dtype = readers[version](file)
     except TokenError:
         raise Error("its header is invalid") from None
+    if dtype.hasobject and path_of(path).stem.endswith("_seg"):
+        export = _EXPORT_MASKS.format(folder=str(path_of(path).parent))
+        raise DataError(
+            f"{path} is of Cellpose, in its own format. Save the masks as PNG: in Cellpose, File > "
+            "Save masks as PNG/tif; or, if you trust the files, by this command.",
+            "unusable-values",
+            [path],
+            command("python", "-c", export),
+        )
     if dtype.kind not in "buif":
         what = "Python objects" if dtype.hasobject else f"values of type {dtype}"
         raise DataError(

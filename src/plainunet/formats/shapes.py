@@ -6,6 +6,7 @@ Later shapes cover earlier ones.
 import base64
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -27,6 +28,8 @@ _IGNORED = 255
 _MOST_CLASSES = 255
 _LINE = 10  # width of lines, as in labelme [pixels]
 _POINT = 5  # radius of points [pixels]
+_AREAS = ("", "polygon", "rotation", "rectangle", "quadrilateral")  # by their corners
+_IMAGE_DATA = re.compile(rb'"imageData"\s*:\s*"')
 _Point = tuple[float, float]
 
 
@@ -53,6 +56,11 @@ def is_shapes(file: Path) -> bool:
     return (b'"shapes"' in data and b'"imagePath"' in data) or (
         b'"objects"' in data and b'"size"' in data
     )
+
+
+def holds_image(file: Path) -> bool:
+    """Whether a labelme file holds its image."""
+    return is_shapes(file) and bool(_IMAGE_DATA.search(file.read_bytes()))
 
 
 def class_names(files: Sequence[Path]) -> tuple[str, ...]:
@@ -120,7 +128,7 @@ def _paint(canvas: Image.Image, shape: _Shape, value: int) -> None:
     if shape.bitmap:
         stamp = _decode(shape.bitmap)
         canvas.paste(value, (round(x), round(y)), stamp)
-    elif shape.kind in ("polygon", "") and len(points) > 2:
+    elif shape.kind in _AREAS and len(points) > 2:
         mask = Image.new("1", canvas.size)
         within = ImageDraw.Draw(mask)
         within.polygon(points, fill=1, outline=1)
