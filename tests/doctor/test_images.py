@@ -1,6 +1,7 @@
 """Images that cannot be read, are unlike the others, badly named, or there twice."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -352,6 +353,19 @@ def test_folders_that_look_like_groups(scenes: Path, name: str, groups: int | No
     assert [finding.code for finding in findings] == ["possible-groups"] * bool(groups)
     if groups:
         assert len({pair.group for pair in check(scenes, DataConfig(group_by="^(.+)/")).pairs}) == 4
+
+
+def test_tiles_of_two_slides(scenes: Path) -> None:
+    """As QuPath names them."""
+    for name in ("images", "masks"):
+        for path in sorted((scenes / name).glob("*.png")):
+            slide, tile = divmod(int(path.stem), 7)
+            path.rename(path.with_name(f"CASE-{slide} [x={tile * 160},y=0,w=160,h=120].png"))
+    (finding,) = check(scenes).findings
+    assert finding.fix
+    pattern = shlex.split(finding.fix.line)[4]
+    pairs = check(scenes, DataConfig(group_by=pattern)).pairs
+    assert {pair.group for pair in pairs} == {"CASE-0", "CASE-1"}
 
 
 def test_names_that_look_like_groups(scenes: Path, codes_of: CodesOf) -> None:

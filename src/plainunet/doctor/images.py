@@ -592,7 +592,8 @@ def _tolerance(contrast: NDArray[np.float32], which: int) -> NDArray[np.float32]
 
 # findings of duplicates, and of groups that a split must not divide
 
-_GROUPS = ("^([^_-]+)[_-]", r"^(.*\d)[A-Za-z]$", "^(.+)[_-]")
+_TILES = r"^(.+) \[[^]]*x=\d"  # of a slide, as QuPath names them
+_GROUPS = (_TILES, "^([^_-]+)[_-]", r"^(.*\d)[A-Za-z]$", "^(.+)[_-]")
 _MANY_FOLDERS = 10
 
 
@@ -718,12 +719,11 @@ def _check_possible_groups(pairs: Sequence[Pair], findings: Findings) -> None:
         matches = [re.search(pattern, name) for name in names]
         groups = Counter(match[1] for match in matches if match)
         several = sum(count for count in groups.values() if count > 1)
-        if (
-            all(matches)
-            and len(groups) > 2
-            and several >= 0.7 * len(pairs)
-            and max(groups.values()) <= len(pairs) / 2
-        ):
+        if not all(matches) or len(groups) < 2:
+            continue
+        # two names may be two kinds of images, but two slides are two groups
+        balanced = len(groups) > 2 and max(groups.values()) <= len(pairs) / 2
+        if several >= 0.7 * len(pairs) and (balanced or pattern == _TILES):
             name, count = groups.most_common(1)[0]
             findings.add(
                 "possible-groups",
