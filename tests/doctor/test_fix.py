@@ -292,7 +292,8 @@ def test_all_but_the_values_is_kept(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     SAVED[name](path)
     path.chmod(0o640)
-    before, facts, traits = tree_of(tmp_path), facts_of(path), mask_traits(path)
+    before, facts = tree_of(tmp_path), facts_of(path)
+    traits = mask_traits(path)._replace(clear=None)  # a matter of pixels
     for change, wanted in changes_of(path):
         if name == "geo.tif" and wanted.shape != IDS.shape:
             assert not is_possible(change)  # its coordinates would be wrong
@@ -300,7 +301,7 @@ def test_all_but_the_values_is_kept(tmp_path: Path, name: str) -> None:
         assert is_possible(change)
         apply(tmp_path, "flipped", [change])
         np.testing.assert_array_equal(read_mask(path), wanted)
-        assert (facts_of(path), mask_traits(path)) == (facts, traits)
+        assert (facts_of(path), mask_traits(path)._replace(clear=None)) == (facts, traits)
         assert path.stat().st_mode & 0o777 == 0o640
         undo(tmp_path)
         assert tree_of(tmp_path) == before

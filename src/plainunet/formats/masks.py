@@ -297,7 +297,7 @@ class Traits(NamedTuple):
     hides: bool = False
     """Whether pixels of the same colour differ in opacity, or transparent ones in colour."""
     clear: int | None = None
-    """The one colour below transparent pixels, if there are any."""
+    """The one colour below transparent pixels, if there are any: 16 bits per channel."""
     nodata: int | None = None
     """The nodata value, after reading."""
 
