@@ -327,13 +327,14 @@ def _header(file: BinaryIO, path: Source) -> tuple[tuple[int, ...], bool, np.dty
     except TokenError:
         raise Error("its header is invalid") from None
     if dtype.hasobject and path_of(path).stem.endswith("_seg"):
-        export = _EXPORT_MASKS.format(folder=str(path_of(path).parent))
+        code = _EXPORT_MASKS.format(folder=str(path_of(path).parent))
+        export = command("python", "-c", code)
         raise DataError(
             f"{path} is of Cellpose, in its own format. Save the masks as PNG: in Cellpose, File > "
             "Save masks as PNG/tif; or, if you trust the files, by this command.",
             "unusable-values",
             [path],
-            command("python", "-c", export),
+            export,
         )
     if dtype.kind not in "buif":
         what = "Python objects" if dtype.hasobject else f"values of type {dtype}"
