@@ -206,7 +206,9 @@ def _check_mask_sizes(facts: Sequence[PairFacts], findings: Findings) -> None:
 
 
 def _is_swapped(facts: PairFacts) -> bool:
-    return bool(facts.image and facts.mask) and facts.image.shape[1::-1] == facts.mask.size
+    if facts.image is None or facts.mask is None:
+        return False
+    return facts.image.shape[1::-1] == facts.mask.size
 
 
 def _find_turns(pairs: Sequence[tuple[ImageSource, Path]]) -> dict[Source, int]:
