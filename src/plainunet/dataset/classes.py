@@ -431,8 +431,8 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
             "lossy-mask",
         )
     ids = sorted(present)
-    # beside few numbers, 255 is none
-    has_void = known.ignore is None and ids[-1] == IGNORED and ids[-2] <= _MOST_IDS
+    # beside few numbers, 255 is none; of fewer than three it says that they are classes
+    has_void = known.ignore is None and len(ids) > 4 and ids[-1] == IGNORED and ids[-2] <= _MOST_IDS
     void = IGNORED if has_void else known.ignore
     deep = [len(each.values) for each in counts if each.is_deep]
     if 2 * len(deep) > len(counts) and np.median(deep) > _MANY_IN_ONE_FILE:

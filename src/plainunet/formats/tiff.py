@@ -390,7 +390,8 @@ def read_tiff(file: BinaryIO, path: ImageSource) -> TiffImage:
 
 _NODATA = 42113
 _HUGE = 1e30
-_EXTREME = np.float64(0.97 * np.finfo(np.float32).max)
+_EXTREME = 0.97
+"""Fraction of the highest float above which a number is meant to be it: tags have few digits."""
 _USUAL = (-999, -9999, -99999, -32767, -32768, -(2**31))
 
 
@@ -429,10 +430,22 @@ def find_missing(samples: NDArray[Any], nodata: float | None = None) -> NDArray[
             is_nodata = samples == samples.dtype.type(int(nodata))
         is_odd = samples.dtype.kind in "fi" and nodata != 0
         missing = is_nodata.any(axis=2) if is_odd else is_nodata.all(axis=2)
-    if samples.dtype.kind == "f" and not -_EXTREME < samples.min() <= samples.max() < _EXTREME:
-        none = (np.isnan(samples) | ((np.abs(samples) > _EXTREME) & ~np.isinf(samples))).any(axis=2)
+    highest = _EXTREME * float(np.finfo(np.float32).max)
+    is_float = samples.dtype.kind == "f"
+    if is_float and not -highest < float(samples.min()) <= float(samples.max()) < highest:
+        none = (np.isnan(samples) | _are_extreme(samples)).any(axis=2)
         missing = none if missing is None else missing | none
     return missing if missing is not None and missing.any() else None
+
+
+def _are_extreme(samples: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where floats are the lowest or highest number of float32 or float64."""
+    size = np.abs(samples.astype(np.float64, copy=False))
+    found = np.zeros(size.shape, bool)
+    for kind in (np.float32, np.float64):
+        highest = float(np.finfo(kind).max)
+        found |= (size > _EXTREME * highest) & (size <= highest)
+    return found
 
 
 def find_untagged(image: NDArray[Any]) -> float | None:
