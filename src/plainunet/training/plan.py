@@ -622,7 +622,7 @@ def _choose_decay(optimizer: str, epochs: float, given: Mapping[str, Any]) -> tu
     if optimizer != OPTIMIZER:
         return usual, f"default for {optimizer}"
     if given.get("pretrained"):
-        return usual, "the pretrained weights are kept large"
+        return usual, "decay would pull the pretrained weights towards 0"
     if epochs <= _SHORT:
         return usual, f"each image is seen about {epochs:g} times"
     return _DECAY, f"each image is seen about {epochs:g} times, which may overfit"
