@@ -318,7 +318,7 @@ def test_a_model_of_whole_images_is_fine_tuned_on_patches(
     assert load_config(tmp_path / "run" / "config.toml").patch == (96, 96)
 
 
-@pytest.mark.parametrize("pixel", [1e-9, 1e-4])
+@pytest.mark.parametrize("pixel", [1e-9, pytest.param(1e-4, marks=pytest.mark.slow)])
 def test_a_budget_plans_patches(
     folder: Path, scene: Drawn, tmp_path: Path, pixel: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,7 @@ def test_openvino_computes_the_same(model: Path, network: UNet, card: Card, tmp_
             read(path)
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_evaluated_as_its_checkpoint(
     make_checkpoint: Make,
     small_data: Path,

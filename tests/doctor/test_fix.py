@@ -176,7 +176,7 @@ PLANTED = {
     "infrared": Planted("transparent", add_infrared),
     "labelme": Planted("legends-differ", number_anew),
 }
-IN_BASH = ("misspelt", "latin-1", "inverted")
+IN_BASH = ("misspelt",)
 
 
 def run_in_bash(line: str) -> int:

@@ -32,6 +32,7 @@ from plainunet.prediction.predict import (
     predict_large,
 )
 from plainunet.prediction.predictor import Predictor
+from plainunet.reporter import Collected
 
 from ..forks import Fork
 from ..models import as_predictor, make_network
@@ -70,6 +71,25 @@ SLICES = [f"in/stack.tif[{number}]" for number in range(3)]
 def test_folders_stacks_and_pages(folder: Path) -> None:
     assert named("in") == ["in/a.png", "in/b.jpg", "in/deep/c.png", *SLICES, "in/x[1].png"]
     assert named("in/stack.tif[1]") == ["in/stack.tif[1]"]
+
+
+def test_a_dataset_is_predicted_without_its_masks(folder: Path, draw: Draw) -> None:
+    for name in ("a", "b"):
+        draw(f"beside/{name}.png")
+        draw(f"beside/{name}_mask.png")
+        draw(f"apart/images/{name}.png")
+        draw(f"apart/masks/{name}.png")
+        draw(f"unclear/{name}.png")
+        draw(f"unclear/{name}_2.png")
+    draw("beside/c.png")
+    draw("apart/masks/extra.png")
+    assert named("beside") == ["beside/a.png", "beside/b.png", "beside/c.png"]
+    assert len(named("unclear")) == 4
+    assert len(named("apart/masks")) == 3
+    collected = Collected()
+    found = find_inputs([Path("apart")], reporter=collected).images
+    assert [str(each) for each in found] == ["apart/images/a.png", "apart/images/b.png"]
+    assert "3 masks" in collected.notes[0]
 
 
 def test_patterns(folder: Path, draw: Draw) -> None:

@@ -119,6 +119,18 @@ def test_upright_images(tmp_path: Path, count: int, turned: bool, upright: bool)
     assert take(tmp_path, scenes).upright == upright
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_brightness_shows_an_upright_orientation(tmp_path: Path, turned: bool) -> None:
+    """A dark floor in each image; objects are anywhere."""
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 2, (12, 64, 64), np.uint8)
+    images = rng.integers(0, 99, (12, 64, 64), np.uint8)
+    images[:, :24] += 100
+    if turned:
+        images[::2] = images[::2, ::-1]
+    assert take(tmp_path, masks, images).upright != turned
+
+
 def test_only_training_masks_are_used(tmp_path: Path) -> None:
     mask, gone = save(tmp_path / "a.png", discs([20])), tmp_path / "gone.png"
     pairs = [Pair(mask, mask, "a", "train"), Pair(gone, gone, "b", "val")]
@@ -128,21 +140,36 @@ def test_only_training_masks_are_used(tmp_path: Path) -> None:
         take_fingerprint(pairs, [(200, 400)] * 2, CODING, {})
 
 
+def take_real(folder: Path, ignore: int | None = None) -> Fingerprint:
+    dataset = SegmentationDataset.open(folder, DataConfig(ignore=ignore)).split(TrainConfig())
+    return take_fingerprint(dataset.pairs, dataset.sizes, dataset.coding, {})
+
+
 @pytest.mark.parametrize(
-    ("name", "ignore", "upright"),
+    ("name", "ignore", "streets"),
     [("camvid", 11, True), ("dsb2018", None, False), ("isbi2012", None, False)],
 )
-def test_real_data(data_root: Path, name: str, ignore: int | None, upright: bool) -> None:
-    dataset = SegmentationDataset.open(data_root / name, DataConfig(ignore=ignore))
-    dataset = dataset.split(TrainConfig())
-    stats = take_fingerprint(dataset.pairs, dataset.sizes, dataset.coding, {})
-    assert stats.upright == upright
+def test_real_data(data_root: Path, name: str, ignore: int | None, streets: bool) -> None:
+    stats = take_real(data_root / name, ignore)
+    assert stats.upright == streets
     assert stats.smallest is not None
     assert stats.typical is not None
     assert 2 < stats.smallest < stats.typical
-    assert (stats.typical > 100) == (stats.spread < 0.5) == (name == "camvid")
+    assert (stats.typical > 100) == (stats.spread < 0.5) == streets
     assert (stats.variation > 1.5) == (name == "dsb2018")
     assert 0.9 < stats.ceilings[128] < stats.ceilings[256] < stats.ceilings[512] <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "upright"),
+    [
+        ("carvana", True),
+        pytest.param("carrotweed", False, marks=pytest.mark.slow),
+        pytest.param("chasedb1", False, marks=pytest.mark.slow),
+    ],
+)
+def test_real_images_have_an_orientation(data_root: Path, name: str, upright: bool) -> None:
+    assert take_real(data_root / name).upright == upright
 
 
 def test_side_needed() -> None:

@@ -80,7 +80,13 @@ def write_data(folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["palette with gaps", "black ground", "objects"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "palette with gaps",
+        *(pytest.param(e, marks=pytest.mark.slow) for e in ("black ground", "objects")),
+    ],
+)
 def test_a_resumed_run_reads_its_masks_as_it_began(
     kind: str, tiny: TrainConfig, tmp_path: Path
 ) -> None:

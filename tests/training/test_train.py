@@ -533,9 +533,9 @@ def plain(draw: Draw, tiny: TrainConfig, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(
     ("form", "name"),
     [
-        (as_coco, "box"),
+        pytest.param(as_coco, "box", marks=pytest.mark.slow),
         (as_list_of_runs, "foreground"),
-        (as_folders_of_classes, "box"),
+        pytest.param(as_folders_of_classes, "box", marks=pytest.mark.slow),
         (as_stacks, None),
     ],
 )

@@ -53,10 +53,12 @@ from plainunet.formats.sources import (
     Page,
     Shapes,
     Source,
+    files_of,
     path_of,
 )
 from plainunet.formats.tiff import find_slices
 from plainunet.reporter import Collected, Reporter, silent
+from plainunet.settings import with_dataset
 
 
 def find_pairs(
@@ -102,6 +104,30 @@ def find_pairs(
     found = cut_scenes(found, config, reporter)
     require_enough(folder, len(found), at_least)
     return found
+
+
+def find_masks(folder: Path, images: Sequence[ImageSource]) -> list[ImageSource]:
+    """Which images below a folder are the masks of a dataset, so that only the others are its own.
+
+    None where no pairs are found, or a mask's path does not say that it is one: in doubt, a file is
+    an image.
+    """
+    known = DataConfig(skip_unlabelled=True)
+    try:
+        pairs = find_pairs(folder, with_dataset(known, folder), Collected(), 1)
+    except (OSError, ValueError):
+        return []
+    masks = {path for pair in pairs for path in files_of(pair.mask)}
+    paired = {path for pair in pairs for path in files_of(pair.image)}
+    if not all(re.search(MASK_WORD, str(path.relative_to(folder))) for path in masks - paired):
+        return []
+    beside = {path.parent for path in masks} - {path.parent for path in paired}
+    found = [(image, path_of(image)) for image in images]
+    return [
+        image
+        for image, path in found
+        if path not in paired and (path in masks or path.parent in beside)
+    ]
 
 
 def require_enough(folder: Path, count: int, at_least: int = 2) -> None:

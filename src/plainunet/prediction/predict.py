@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from plainunet.config import Output
 from plainunet.dataset.lists import find_images
-from plainunet.dataset.pairs import open_slices
+from plainunet.dataset.pairs import find_masks, open_slices
 from plainunet.errors import Error, require_choice, require_types, take_path, wrong
 from plainunet.files import remove_abandoned, require_writable, write_json
 from plainunet.formats.images import read_with_missing
@@ -30,6 +30,7 @@ from plainunet.formats.sources import (
     stamp_files,
 )
 from plainunet.formats.windows import Windows, as_windows, open_windows, stored_size
+from plainunet.page import plural
 from plainunet.prediction.drawing import TILE, write_tiff_bands
 from plainunet.prediction.geo import Georeference, find_geo
 from plainunet.prediction.outputs import (
@@ -127,11 +128,11 @@ def predict(
         model = Predictor.load([take_path(each, "model") for each in several], **loading)
     if out is not None:
         folder = take_path(out, "out")
-        found = find_inputs([take_path(each, "images") for each in given], folder)
+        found = find_inputs([take_path(each, "images") for each in given], folder, reporter)
         return predict_inputs(model, found, folder, save, overwrite, reporter, min_area)
     if save or min_area:
         raise wrong("out", out, "a folder, to save more than masks")
-    whole = list(_whole(given))
+    whole = list(_whole(given, reporter))
     reading = track(whole, "predicting", len(whole), reporter)
     return Predictions(masks=[model.predict(each) for each in reading])
 
@@ -147,7 +148,7 @@ def _check(save: Sequence[str], overwrite: bool, min_area: int) -> None:
         require_choice(each, get_args(Output), "save")
 
 
-def _whole(images: Sequence[AnyImage]) -> Iterator[Any]:
+def _whole(images: Sequence[AnyImage], reporter: Reporter) -> Iterator[Any]:
     """Images to keep in memory: those that paths stand for, and others as they are."""
     for each in images:
         if isinstance(each, list | tuple):
@@ -155,7 +156,7 @@ def _whole(images: Sequence[AnyImage]) -> Iterator[Any]:
         if not isinstance(each, str | Path):
             yield each
             continue
-        found = find_inputs([Path(each)])
+        found = find_inputs([Path(each)], reporter=reporter)
         if found.videos:
             raise wrong("images", each, "images, or a folder `out` for videos")
         yield from found.images
@@ -170,7 +171,9 @@ class Inputs(NamedTuple):
     """Video files."""
 
 
-def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
+def find_inputs(
+    names: Sequence[Path], out: Path | None = None, reporter: Reporter = silent
+) -> Inputs:
     """List the images and videos that the names stand for, each once, in the order of the names.
 
     The images of a folder or pattern are sorted by path.
@@ -180,12 +183,13 @@ def find_inputs(names: Sequence[Path], out: Path | None = None) -> Inputs:
             `scans/**/*.tif`; text files (.txt) with one path per line; "-" for such lines on
             standard input. Paths are relative to the working directory.
         out: Output folder of the masks; folders and patterns skip it, folders also earlier ones.
+        reporter: Receives a note on the masks of a dataset, which its folder skips too.
 
     Raises:
         FileNotFoundError: A file does not exist, or a pattern matches none.
         ValueError: A folder or list contains no image, or a list is not text.
     """
-    paths = [path for name in names for path in _expand(name, out)]
+    paths = [path for name in names for path in _expand(name, out, reporter)]
     videos, others = [], []
     for path in paths:
         if isinstance(path, Path) and path.suffix.lower() in VIDEO_SUFFIXES:
@@ -207,7 +211,7 @@ def _unique(sources: Sequence[_Named]) -> list[_Named]:
     return list(known.values())
 
 
-def _expand(name: Path, out: Path | None) -> Sequence[ImageSource]:
+def _expand(name: Path, out: Path | None, reporter: Reporter) -> Sequence[ImageSource]:
     """Expand one of the names."""
     if str(name) == "-":
         return _parse_list(sys.stdin.buffer.read(), "standard input")
@@ -224,7 +228,13 @@ def _expand(name: Path, out: Path | None) -> Sequence[ImageSource]:
         made = {each for each in {path_of(i).parent for i in images} if holds_masks(each, name)}
         kept = [each for each in images if path_of(each).parent not in made]
         # if it is the output folder itself, `require_apart` refuses it
-        return _without_outputs(kept, out) or kept
+        kept = list(_without_outputs(kept, out) or kept)
+        if masks := set(find_masks(name, kept)):
+            reporter.note(
+                f"{name} is a dataset: {plural(len(masks), 'mask')} are left out. To predict them "
+                "too, name their folder."
+            )
+        return [each for each in kept if each not in masks]
     return [source]
 
 

@@ -33,6 +33,10 @@ _SPECK = 4  # pixels: smaller regions are not objects
 _GRID = 8  # cells along each side, in which the upper and the lower half are compared
 _FEWEST = 8  # images
 _UPRIGHT, _MIN_AREA, _CELLS = 12.0, 0.1, 3  # standard errors; fraction of a cell; cells
+_SHADED, _MIN_SHADE, _SHADES = 6.0, 0.5, 10
+"""The same for brightness: standard errors; standard deviations within images; cells of the 32 in
+the upper half. Of cars and streets 17 to 27 differ that much, of cells, retinas, fields and images
+from above at most 4."""
 
 
 class Fingerprint(NamedTuple):
@@ -52,7 +56,7 @@ class Fingerprint(NamedTuple):
             on average: near 1, a patch shows the same classes as the whole image.
         variation: Standard deviation of the image means, divided by the mean standard deviation
             within an image: above 1, there is more than one kind of image.
-        upright: Whether classes are distributed differently in the upper and lower half of images;
+        upright: Whether classes or brightness differ between the upper and lower half of images;
             true if there are too few images to tell.
     """
 
@@ -101,14 +105,16 @@ def take_fingerprint(
         step = max(1, math.isqrt(ids.size // _SAMPLED))
         values = to_unit(pixels[::step, ::step])
         brightness = float(values.mean()), float(values.std())
-        return [*of_mask, _spread(cells), _lean(cells), brightness]
+        shades = cv2.resize(values.mean(axis=-1), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
+        leans = _lean(cells), _lean(shades / (brightness[1] or 1.0))
+        return [*of_mask, _spread(cells), *leans, brightness]
 
     rows = []
-    for found in recall(f"fingerprint 9 {coding}", sampled, measure, threads):
+    for found in recall(f"fingerprint 10 {coding}", sampled, measure, threads):
         if isinstance(found, DataError):
             raise found
         rows.append(found)
-    all_ceilings, all_diameters, spreads, leans, brightness = zip(*rows, strict=True)
+    all_ceilings, all_diameters, spreads, leans, shades, brightness = zip(*rows, strict=True)
     known = [each for each in all_ceilings if each]
     diameters = [both for both in all_diameters if both]
     smallest, typical = np.median(diameters, axis=0).tolist() if diameters else (None, None)
@@ -124,7 +130,7 @@ def take_fingerprint(
         typical=typical,
         spread=float(np.mean(spreads)),
         variation=_variation(np.array(brightness)),
-        upright=_is_upright(np.array(leans)),
+        upright=_is_upright(np.array(leans), np.array(shades)),
     )
 
 
@@ -164,19 +170,29 @@ def _variation(brightness: NDArray[np.float64]) -> float:
     return float(brightness[:, 0].std() / within) if within > 0 else 0.0
 
 
-def _lean(cells: NDArray[np.int64]) -> list[int]:
-    """Coverage of each class in the cells of the upper half, minus that of the mirrored cells."""
+def _lean(cells: NDArray[Any]) -> list[float]:
+    """What the cells of the upper half hold, minus what the mirrored cells hold."""
     upper, opposite = cells[: _GRID // 2], cells[::-1][: _GRID // 2]
-    return [int(difference) for difference in (upper - opposite).ravel()]
+    return [float(difference) for difference in (upper - opposite).ravel()]
 
 
-def _is_upright(leans: NDArray[np.int64]) -> bool:
-    """Whether several cells differ consistently over the images, and by enough to matter."""
+def _is_upright(leans: NDArray[np.float64], shades: NDArray[np.float64]) -> bool:
+    """Whether classes or brightness of the halves differ consistently, and by enough to matter.
+
+    Args:
+        leans: By `_lean`, of the coverage of each class in n images [n, cells, 0..255].
+        shades: The same of brightness, in standard deviations within images.
+    """
     if len(leans) < _FEWEST:
         return True  # unknown, and a rotated image may be one that never occurs
-    mean = np.abs(leans.mean(axis=0)) / 255
-    error = leans.std(axis=0, ddof=1) / 255 / len(leans) ** 0.5
-    return int(((mean > _UPRIGHT * error) & (mean > _MIN_AREA)).sum()) >= _CELLS
+    of_classes = _count_consistent(leans / 255, _UPRIGHT, _MIN_AREA)
+    return of_classes >= _CELLS or _count_consistent(shades, _SHADED, _MIN_SHADE) >= _SHADES
+
+
+def _count_consistent(leans: NDArray[np.float64], errors: float, least: float) -> int:
+    """Number of cells whose mean exceeds `errors` standard errors, and `least`."""
+    mean, error = np.abs(leans.mean(axis=0)), leans.std(axis=0, ddof=1) / len(leans) ** 0.5
+    return int(((mean > errors * error) & (mean > least)).sum())
 
 
 Plan = dict[str, tuple[Any, str]]
