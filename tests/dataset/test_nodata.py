@@ -9,7 +9,7 @@ import pytest
 import tifffile
 import torch
 
-from plainunet.config import DataConfig
+from plainunet.config import DataConfig, TrainConfig
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import Values
 from plainunet.dataset.dataset import SegmentationDataset
@@ -20,6 +20,8 @@ from plainunet.formats.masks import VOID, read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import HERE, ClassFiles, Page
 from plainunet.formats.windows import TiffWindows, open_windows
+from plainunet.reporter import Collected
+from plainunet.training.train import train
 
 from ..folders import draw_scenes, write_tiff
 
@@ -245,6 +247,13 @@ def test_nodata_without_a_tag(tmp_path: Path, dtype: str, tag: str | None, value
     for file, before in zip(files, stored, strict=True):
         np.testing.assert_array_equal(tifffile.imread(file), before)
         np.testing.assert_array_equal(read_with_missing(file)[1], corner)
+
+
+def test_training_warns_of_nodata_without_a_tag(tmp_path: Path) -> None:
+    folder, heard = draw_scenes(tmp_path / "set", 6, "float32", None, -9999), Collected()
+    config = TrainConfig(epochs=1, size=(16, 16), base_channels=2, depth=1)
+    train(folder, tmp_path / "run", config, heard)
+    assert [each for each in heard.notes if each.startswith("warning") and "-9999" in each]
 
 
 def test_low_values_are_no_nodata(tmp_path: Path) -> None:

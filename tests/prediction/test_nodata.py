@@ -41,6 +41,13 @@ def test_nan_is_ignored(size: tuple[int, int] | None) -> None:
     np.testing.assert_array_equal(mask[~HOLE], predictor.predict(filled)[~HOLE])
 
 
+def test_nodata_that_nothing_marks_is_a_warning(tmp_path: Path) -> None:
+    pixels = np.nan_to_num(scene(), nan=-9999)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
+    with pytest.warns(UserWarning, match="--nodata=-9999"):
+        make_predictor().predict(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("is_geo", [False, True])
 def test_outputs(tmp_path: Path, is_geo: bool) -> None:
     masks = {"kind": "two values", "values": (0, 255), "ignore": None}

@@ -401,6 +401,7 @@ def test_grey_images_of_several_dtypes_are_converted_to_rgb(
         Image.fromarray(np.full((32, 40), 300, np.uint16)).save(file)
     train(data, tmp_path / "run", tiny.model_copy(update={"epochs": 1}), heard)
     assert any(re.search("^note: 10 grey.* RGB", note) for note in heard.all("note"))
+    assert any(re.search(r"^warning: .*uint16 \(.*uint8 \(", note) for note in heard.all("note"))
     network, card = load_checkpoint(tmp_path / "run" / "best.safetensors")
     assert network.in_channels == 3
     assert card.training["grey"] == 10

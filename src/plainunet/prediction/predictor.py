@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import product, repeat
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args, overload
@@ -19,6 +19,7 @@ from plainunet.formats.colors import IGNORED
 from plainunet.formats.images import read_reduced, take_image
 from plainunet.formats.problems import command
 from plainunet.formats.sources import ImageSource
+from plainunet.formats.tiff import find_untagged
 from plainunet.formats.windows import ArrayWindows, Windows, as_windows
 from plainunet.network.card import Card, find_checkpoints
 from plainunet.palette import default_colors
@@ -44,6 +45,8 @@ FAR = 6
 """Factor by which an image's area may differ from those of training before a warning."""
 _SAMPLE, _BRIGHTEST = 256, 2.0
 """Side of the central crop [pixels] in which floats are checked, and the largest normal value."""
+_CORNER = 64
+"""Side of the corners in which nodata values are searched [pixels]."""
 _CALLER = 7
 """Stack frames between a warning and the caller of the Predictor."""
 
@@ -60,6 +63,7 @@ class InputCheck:
         """Warn about an image; each message appears once."""
         self._check_dtype(image)
         self._check_floats(image)
+        self._check_nodata(image)
         self._check_channels(image)
         self._check_area(image.shape[:2])
 
@@ -88,6 +92,21 @@ class InputCheck:
                 f"{image.dtype.name} image with values up to {brightest:.4g}. Floats are not "
                 "rescaled, but the model was trained on integers rescaled to 0..1. Divide by the "
                 f"largest possible value, or save it as {known[0]}."
+            )
+
+    def _check_nodata(self, image: Windows) -> None:
+        """Warn about nodata values that nothing marks, such as -9999, in the corners."""
+        if image.dtype.kind not in "fi":
+            return
+        side = min(_CORNER, *image.shape[:2])
+        starts = [(0, length - side) for length in image.shape[:2]]
+        parts = [image.read(top, left, side, side) for top, left in product(*starts)]
+        value = find_untagged(np.concatenate(parts))
+        if value is not None and value not in self._card.training.get("untagged", ()):
+            self._warn_once(
+                f"pixels of {value:.10g} are predicted like measured ones, since nothing marks "
+                "them as nodata. If they are nodata, mark them in the file: rio edit-info "
+                f"--nodata={value:.10g} FILE"
             )
 
     def _check_channels(self, image: Windows) -> None:

@@ -26,6 +26,8 @@ from plainunet.evaluation.scores import Scores
 from plainunet.files import lock_folder, remove_unfinished, write_json, write_whole
 from plainunet.formats.images import IMAGE_SUFFIXES, read_image
 from plainunet.formats.problems import command
+from plainunet.formats.sources import ImageSource
+from plainunet.formats.tiff import find_untagged
 from plainunet.network.card import Card, versions
 from plainunet.network.checkpoint import OVERRIDABLE, load_pretrained, load_unet
 from plainunet.network.device import choose_device, choose_precision, describe_processor
@@ -445,6 +447,31 @@ def _make_network(run: Run, samples: Samples, is_new: bool) -> Network:
     return network
 
 
+def _find_values(images: Sequence[ImageSource], run: Run) -> tuple[list[str], list[float]]:
+    """The dtypes of some images and their nodata values without a tag; warns of both."""
+    found: dict[str, ImageSource] = {}
+    untagged: dict[float, ImageSource] = {}
+    for path in images:
+        image = read_image(path)
+        found.setdefault(image.dtype.name, path)
+        value = find_untagged(image)
+        if value is not None:
+            untagged.setdefault(value, path)
+    check = f"To list all of them:\n$ {command('plainunet', 'check', run.dataset.folder)}"
+    if len(found) > 1:
+        types = " and ".join(f"{name} ({path})" for name, path in sorted(found.items()))
+        run.reporter.note(
+            f"warning: images are {types}. Each type is divided by its own maximum, so some may be "
+            f"darker than others. {check}"
+        )
+    for value, path in untagged.items():
+        run.reporter.note(
+            f"warning: {path} has pixels of {value:.10g}, and nothing marks them as nodata, so "
+            f"they are learnt as brightness. {check}"
+        )
+    return sorted(found), sorted(untagged)
+
+
 def _describe_model(run: Run) -> Card:
     """The card of the run's checkpoints, without scores."""
     config, dataset = run.config, run.dataset
@@ -452,6 +479,7 @@ def _describe_model(run: Run) -> Card:
     pairs, coding, counts = dataset.excerpt(), dataset.coding, dataset.counts()
     # at random: a fixed stride could hit only one of two alternating cameras
     some = random.Random(0).sample(pairs, min(_SOME, len(pairs)))
+    dtypes, untagged = _find_values([pair.image for pair in some], run)
     device = choose_device(config.device)
     precision = str(choose_precision(config.precision, device)).removeprefix("torch.")
     threads = plural(torch.get_num_threads(), "thread")
@@ -461,7 +489,8 @@ def _describe_model(run: Run) -> Card:
         "sample": dataset.part("train").sample_sizes(),
         "areas": [areas[0], areas[-1]],
         "grey": count_grey(dataset.shapes),
-        "dtypes": sorted({read_image(pair.image).dtype.name for pair in some}),
+        "dtypes": dtypes,
+        "untagged": untagged,
         "pictures": {part: counts[part] for part in ("train", "val")},
         "settings": config.model_dump(mode="json"),
     }
