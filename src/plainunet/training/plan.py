@@ -102,12 +102,7 @@ def take_fingerprint(
         number = coding.num_classes
         cells = area_shares(ids, number, (_GRID, _GRID)).astype(np.int64)
         of_mask = measure_ceiling(ids, number), _diameters(_find_areas(mask, ids, coding))
-        step = max(1, math.isqrt(ids.size // _SAMPLED))
-        values = to_unit(pixels[::step, ::step])
-        brightness = float(values.mean()), float(values.std())
-        shades = cv2.resize(values.mean(axis=-1), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
-        leans = _lean(cells), _lean(shades / (brightness[1] or 1.0))
-        return [*of_mask, _spread(cells), *leans, brightness]
+        return [*of_mask, _spread(cells), _lean(cells), *_measure_brightness(pixels)]
 
     rows = []
     for found in recall(f"fingerprint 10 {coding}", sampled, measure, threads):
@@ -132,6 +127,15 @@ def take_fingerprint(
         variation=_variation(np.array(brightness)),
         upright=_is_upright(np.array(leans), np.array(shades)),
     )
+
+
+def _measure_brightness(image: NDArray[Any]) -> tuple[list[float], tuple[float, float]]:
+    """How the halves of an image [H, W, C] differ, see `_is_upright`; its mean and deviation."""
+    step = max(1, math.isqrt(image.shape[0] * image.shape[1] // _SAMPLED))
+    values = to_unit(image[::step, ::step])
+    mean, deviation = float(values.mean()), float(values.std())
+    cells = cv2.resize(values.mean(axis=-1), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
+    return _lean(cells / (deviation or 1.0)), (mean, deviation)
 
 
 def _find_areas(mask: Path, ids: NDArray[np.uint8], coding: Coding) -> NDArray[np.int64]:
