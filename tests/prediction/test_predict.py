@@ -34,6 +34,7 @@ from plainunet.prediction.predict import (
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Collected
 
+from ..folders import save
 from ..forks import Fork
 from ..models import as_predictor, make_network
 from .conftest import COLORS, Draw, Make, Recorder, film, noise
@@ -76,13 +77,16 @@ def test_folders_stacks_and_pages(folder: Path) -> None:
 def test_a_dataset_is_predicted_without_its_masks(folder: Path, draw: Draw) -> None:
     for name in ("a", "b"):
         draw(f"beside/{name}.png")
-        draw(f"beside/{name}_mask.png")
+        draw(f"faces/{name}.png")
+        draw(f"faces/{name}_mask.png")
         draw(f"apart/images/{name}.png")
-        draw(f"apart/masks/{name}.png")
+        for mask in (f"beside/{name}_mask.png", f"apart/masks/{name}.png"):
+            save(folder / mask, np.eye(20, 30, dtype=np.uint8))
         draw(f"unclear/{name}.png")
         draw(f"unclear/{name}_2.png")
     draw("beside/c.png")
-    draw("apart/masks/extra.png")
+    save(folder / "apart" / "masks" / "extra.png", np.eye(20, 30, dtype=np.uint8))
+    assert len(named("faces")) == 4
     assert named("beside") == ["beside/a.png", "beside/b.png", "beside/c.png"]
     assert len(named("unclear")) == 4
     assert len(named("apart/masks")) == 3

@@ -106,11 +106,14 @@ def find_pairs(
     return found
 
 
+_LOOKED_AT = 8  # masks among their images, to see that they are none by name only
+
+
 def find_masks(folder: Path, images: Sequence[ImageSource]) -> list[ImageSource]:
     """Which images below a folder are the masks of a dataset, so that only the others are its own.
 
-    None where no pairs are found, or a mask's path does not say that it is one: in doubt, a file is
-    an image.
+    None where no pairs are found, a mask's path does not say that it is one, or one next to its
+    image looks like a photo: in doubt, a file is an image.
     """
     known = DataConfig(skip_unlabelled=True)
     try:
@@ -119,9 +122,14 @@ def find_masks(folder: Path, images: Sequence[ImageSource]) -> list[ImageSource]
         return []
     masks = {path for pair in pairs for path in files_of(pair.mask)}
     paired = {path for pair in pairs for path in files_of(pair.image)}
-    if not all(re.search(MASK_WORD, str(path.relative_to(folder))) for path in masks - paired):
+    masks -= paired
+    if not all(MASK_WORD.search(str(path.relative_to(folder))) for path in masks):
         return []
-    beside = {path.parent for path in masks} - {path.parent for path in paired}
+    parents = {path.parent for path in paired}
+    mixed = sorted(path for path in masks if path.parent in parents)
+    if not all(map(is_mask, mixed[:: -(-len(mixed) // _LOOKED_AT) or 1])):  # cup_mask.jpg
+        return []
+    beside = {path.parent for path in masks} - parents
     found = [(image, path_of(image)) for image in images]
     return [
         image
