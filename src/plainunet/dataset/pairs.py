@@ -120,9 +120,10 @@ def find_masks(folder: Path, images: Sequence[ImageSource]) -> list[ImageSource]
         pairs = find_pairs(folder, with_dataset(known, folder), Collected(), 1)
     except (OSError, ValueError):
         return []
-    masks = {path for pair in pairs for path in files_of(pair.mask)}
+    found = [(image, path_of(image)) for image in images]
     paired = {path for pair in pairs for path in files_of(pair.image)}
-    masks -= paired
+    masks = {path for pair in pairs for path in files_of(pair.mask)} - paired
+    masks.intersection_update(path for _, path in found)
     if not all(MASK_WORD.search(str(path.relative_to(folder))) for path in masks):
         return []
     parents = {path.parent for path in paired}
@@ -130,7 +131,6 @@ def find_masks(folder: Path, images: Sequence[ImageSource]) -> list[ImageSource]
     if not all(map(is_mask, mixed[:: -(-len(mixed) // _LOOKED_AT) or 1])):  # cup_mask.jpg
         return []
     beside = {path.parent for path in masks} - parents
-    found = [(image, path_of(image)) for image in images]
     return [
         image
         for image, path in found

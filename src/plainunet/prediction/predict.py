@@ -231,8 +231,8 @@ def _expand(name: Path, out: Path | None, reporter: Reporter) -> Sequence[ImageS
         kept = list(_without_outputs(kept, out) or kept)
         if masks := set(find_masks(name, kept)):
             reporter.note(
-                f"{name} is a dataset: {plural(len(masks), 'mask')} are left out. To predict them "
-                "too, name their folder."
+                f"{name} is a dataset, predicted without its {plural(len(masks), 'mask')}. "
+                "To predict them too, name their folder."
             )
         return [each for each in kept if each not in masks]
     return [source]
