@@ -13,9 +13,9 @@ from typing import NamedTuple
 from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, Files, Key
 from plainunet.formats.encoded import open_encoded
 from plainunet.formats.images import fitting_suffix
-from plainunet.formats.masks import read_mask
+from plainunet.formats.masks import holds_one_class
 from plainunet.formats.problems import Change, DataError, first_five
-from plainunet.formats.sources import HERE, ClassFiles, ObjectFiles, Source, path_of
+from plainunet.formats.sources import ObjectFiles, Source, path_of
 from plainunet.reporter import Reporter, silent
 
 _FIX = (
@@ -364,8 +364,8 @@ def _same_set(
         matched = _Matched(images, masks, *_best(images, masks), folder)
         partners = {*matched.joined.values()}
         lonely = {key: path for key, path in masks.items() if key not in partners}
-        for problem in _of_images_that_stay(lonely, matched).values():
-            return problem
+        if stays := [*_of_images_that_stay(lonely, matched).values()]:
+            return stays[0]
     listed = list(own.values())
     return DataError(
         f"Each image has the same set of masks, such as {first_five(listed)}. "
@@ -384,14 +384,6 @@ def _chosen(answers: _Answers) -> str:
         f"{meaning}: --pairs '{flags['pairs']}'" for meaning, flags in answers.items()
     )
     return f"Choose. {listed}" if listed else ""
-
-
-def _holds_one_class(path: Path) -> bool:
-    try:
-        read_mask(ClassFiles(f"{path.parent / HERE}{path.suffix}", (path.stem,)))
-    except (ValueError, OSError) as error:
-        return getattr(error, "code", "") not in ("not-a-mask", "stray-value")
-    return True
 
 
 def join_files(paths: Sequence[Path]) -> ObjectFiles:
@@ -622,7 +614,7 @@ class _Matched(NamedTuple):
 
     def answers(self, image: Key, masks: Mapping[str, Path]) -> _Answers:
         """Meanings of several masks of each image, by their endings, and the flags of each."""
-        if not all(map(_holds_one_class, masks.values())):
+        if not all(map(holds_one_class, masks.values())):
             return {}
         start, ends = self.start(image), [*masks]
         shared, suffix = min(ends), masks[ends[0]].suffix

@@ -175,6 +175,19 @@ def _one_class(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[Any]
 
 def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.bool_]:
     values = _one_class(file, read)
+    inside = _inside(values)
+    if inside is None:
+        found = np.unique(values)
+        raise DataError(
+            f"{file} has {len(found)} values from {found[0]} to {found[-1]}, but should hold one "
+            "class: 0 outside, another value inside. Save it with two values.",
+            "stray-value",
+        )
+    return inside
+
+
+def _inside(values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """The pixels of a class, from the values of its file; None if it holds several classes."""
     if values.dtype != np.uint8:
         return np.asarray(values > 0)
     counts = np.bincount(values.ravel(), minlength=256)
@@ -183,13 +196,16 @@ def _foreground(file: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[np.
         return np.asarray(values > 0)
     smoothed = counts[_BRIGHT:].sum() > counts[_DARK:_BRIGHT].sum()
     # with 0, 1 and 255, the last may be the ignore index
-    if not smoothed or len(found) == 2 or found == [0, 1, 255]:
-        raise DataError(
-            f"{file} has {len(found)} values from {found[0]} to {found[-1]}, but should hold one "
-            "class: 0 outside, another value inside. Save it with two values.",
-            "stray-value",
-        )
-    return np.asarray(values >= THRESHOLD)
+    is_one = smoothed and len(found) > 2 and found != [0, 1, 255]
+    return np.asarray(values >= THRESHOLD) if is_one else None
+
+
+def holds_one_class(file: Path) -> bool:
+    """Whether a file can be that of one class: 0 outside, another value inside."""
+    try:
+        return _inside(_read_without_void(file)) is not None
+    except (ValueError, OSError):
+        return False
 
 
 def read_mask(path: str | Source) -> NDArray[Any]:
