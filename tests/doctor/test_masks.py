@@ -279,26 +279,6 @@ def test_coloured_masks_of_which_most_are_empty(tmp_path: Path) -> None:
     assert "colored-mask" not in codes(findings)
 
 
-@pytest.mark.parametrize("other", [False, True])
-def test_one_mask_in_rgb_among_palettes(tmp_path: Path, other: bool) -> None:
-    """Read by colour if the palettes have its colours."""
-    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
-    ids = np.zeros((16, 24), np.uint8)
-    ids[4:9, 4:9], ids[10:14, 10:20] = 1, 2
-    paths = write(tmp_path, [ids] * 5)
-    for path in paths[1:]:
-        mask = Image.fromarray(ids)
-        mask.putpalette(palette.ravel())
-        mask.save(path)
-    Image.open(paths[1]).convert("RGB").save(paths[0])
-    if other:
-        Image.fromarray(palette[ids] ^ 9).save(paths[0])
-    contents, findings, _ = understand(paths)
-    assert contents is not None
-    assert contents.coding.kind == ("ids" if other else "colors")
-    assert codes(findings) == ({"colored-mask": ["0.png"]} if other else {})
-
-
 @pytest.mark.parametrize("count", [100, 101])
 def test_many_classes_in_8_bits_are_asked_about(tmp_path: Path, count: int) -> None:
     """One mask with many of them is not set aside."""

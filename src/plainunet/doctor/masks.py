@@ -20,7 +20,7 @@ from plainunet.dataset.classes import NEARLY_ALL, find_coding
 from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.findings import Findings, change_of
-from plainunet.formats.colors import IGNORED, NEAR, pack, read_colors, unpack, write_color
+from plainunet.formats.colors import IGNORED, NEAR, pack, unpack, write_color
 from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import Source
 from plainunet.reporter import Collected
@@ -104,8 +104,7 @@ def _set_odd_kinds_aside(
             )
     # if the grey masks hold a single value, they are coloured masks without foreground
     has_classes = len(values_of(counts)) > 1
-    is_odd = 2 * len(colored) < len(counts) and not _fit_palettes(colored, counts)
-    if not by_color and has_classes and is_odd:
+    if not by_color and has_classes and 2 * len(colored) < len(counts):
         for path in colored:
             message = (
                 f"{path} is coloured; the others have one value per pixel. Is it the right file? "
@@ -118,18 +117,6 @@ def _set_odd_kinds_aside(
     for path, (code, message) in odd.items():
         findings.add(code, message, [path], severity="error")
     return [each for each in counts if each.path not in odd]
-
-
-def _fit_palettes(colored: Sequence[Source], counts: Sequence[MaskCounts]) -> bool:
-    """Whether the other masks have palettes with all colours of the coloured ones."""
-    others = [each for each in counts if not each.is_colored]
-    known = {color for each in others for color in each.palette}
-    if not all(each.palette for each in others):
-        return False
-    try:
-        return all(known.issuperset(np.unique(read_colors(path)).tolist()) for path in colored)
-    except ValueError:  # deeper than 8 bits
-        return False
 
 
 def _find_photos(counts: Sequence[MaskCounts]) -> list[Source]:
