@@ -268,6 +268,30 @@ def test_a_photograph_among_masks(tmp_path: Path) -> None:
     assert codes(findings) == {"colored-mask": ["1.png"]}
 
 
+def test_a_mask_without_a_palette_has_the_colours_of_the_others(tmp_path: Path) -> None:
+    paths = write(tmp_path, [IDS, IDS.T, IDS, IDS, IDS])
+    for path in paths[:4]:
+        with Image.open(path) as ids:
+            ids.putpalette(LEGEND.tobytes())
+            ids.save(path)
+    Image.fromarray(LEGEND[IDS]).save(paths[4])
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert findings.found == []
+    assert contents.coding.kind == "colors"
+    for path in paths:
+        ids = contents.coding.read(path)
+        assert ids.tolist() == (IDS.T if path == paths[1] else IDS).tolist()
+    contents, findings, _ = understand(paths, DataConfig(encoding="ids"))
+    assert codes(findings) == {"colored-mask": ["4.png"]}
+    Image.fromarray(LEGEND[IDS] // 2).save(paths[4])
+    contents, findings, _ = understand(paths)
+    assert contents is not None
+    assert contents.coding.kind == "ids"
+    assert codes(findings) == {"colored-mask": ["4.png"]}
+    assert "palette of the others" in findings.found[0].message
+
+
 def test_coloured_masks_of_which_most_are_empty(tmp_path: Path) -> None:
     colored = np.zeros((16, 24, 3), np.uint8)
     colored[4:9, 4:9] = 255, 0, 0

@@ -61,8 +61,7 @@ def find_contents(
 
     Returns None if the masks have no consistent encoding.
     """
-    by_color = bool(config.colors) or palettes_differ(counts)
-    counts, total = _set_odd_kinds_aside(counts, by_color, findings), len(counts)
+    counts, total = _set_odd_kinds_aside(counts, config, findings), len(counts)
     for _ in range(_MOST_SET_ASIDE):
         collected = Collected()
         try:
@@ -89,7 +88,7 @@ def find_contents(
 
 
 def _set_odd_kinds_aside(
-    counts: Sequence[MaskCounts], by_color: bool, findings: Findings
+    counts: Sequence[MaskCounts], config: DataConfig, findings: Findings
 ) -> list[MaskCounts]:
     """Report and exclude coloured masks, photos, and JPEG files among lossless ones."""
     lossy = [each.path for each in counts if each.kind == "jpeg"]
@@ -104,11 +103,13 @@ def _set_odd_kinds_aside(
             )
     # if the grey masks hold a single value, they are coloured masks without foreground
     has_classes = len(values_of(counts)) > 1
-    if not by_color and has_classes and 2 * len(colored) < len(counts):
+    few = has_classes and 0 < 2 * len(colored) < len(counts)
+    if few and not _are_read_by_color(counts, colored, config):
         for path in colored:
             message = (
-                f"{path} is coloured; the others have one value per pixel. Is it the right file? "
-                "Save class ids as a grey or palette PNG."
+                f"{path} is coloured; the others have one value per pixel, and other colours if "
+                "they have a palette. Is it the right file? Save class ids as a grey PNG, or with "
+                "the palette of the others."
             )
             odd.setdefault(path, ("colored-mask", message))
     for path in _find_photos(counts):
@@ -117,6 +118,22 @@ def _set_odd_kinds_aside(
     for path, (code, message) in odd.items():
         findings.add(code, message, [path], severity="error")
     return [each for each in counts if each.path not in odd]
+
+
+def _are_read_by_color(
+    counts: Sequence[MaskCounts], colored: Sequence[Source], config: DataConfig
+) -> bool:
+    """Whether masks are read by colour, of which a few, `colored`, have no palette.
+
+    They are if these have no other colours than the palettes.
+    """
+    if config.colors or palettes_differ(counts):
+        return True
+    flat = [each for each in counts if not each.is_colored]
+    if config.values or config.encoding or not all(each.palette for each in flat):
+        return False
+    shown = [color for each in flat for color in each.palette]
+    return all(np.isin(colors, shown).all() for colors, _, _ in count_all_colors(colored))
 
 
 def _find_photos(counts: Sequence[MaskCounts]) -> list[Source]:
