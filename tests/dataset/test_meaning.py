@@ -934,7 +934,7 @@ def test_given_values_with_one_missing(tmp_path: Path) -> None:
             (0, 1, 2),
             ("g", "a / b / c", "d"),
         ),
-        ("classes.json", '["g", "a, b", "c"]', (0, 1, 2), ("g", "a / b", "c")),
+        ("classes.json", '["rest", "a, b", "c"]', (0, 1, 2), ("rest", "a / b", "c")),
     ],
 )
 def test_a_legend_names_values(
@@ -946,6 +946,33 @@ def test_a_legend_names_values(
     assert coding.values == values
     assert coding.names == tuple(names or ("background", "a", "b"))
     assert name in heard.notes[0]
+
+
+def test_a_list_without_background_whose_last_class_is_absent(tmp_path: Path) -> None:
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path))
+    (tmp_path / "classes.txt").write_text("cat\ndog\nhorse\n")
+    error = raises(masks)
+    assert error.code == "which-background"
+    names = [answer["classes"] for answer in error.choices.values()]
+    assert names == [("background", "cat", "dog", "horse"), ("cat", "dog", "horse")]
+    for answer in error.choices.values():
+        shares(masks, truth, **answer)
+    # with numbers there is no doubt
+    (tmp_path / "classes.txt").write_text("1: cat\n2: dog\n3: horse\n")
+    coding, _ = shares(masks, truth)
+    assert coding.names == ("background", "cat", "dog", "horse")
+
+
+def test_a_list_of_classes_without_any_background(tmp_path: Path) -> None:
+    """Such as of land cover: none has most of the pixels."""
+
+    def cover(number: int) -> np.ndarray:
+        return np.roll(np.repeat(np.arange(3, dtype=np.uint8), 30)[None], number * 11).repeat(72, 0)
+
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path), cover)
+    (tmp_path / "classes.txt").write_text("field\nforest\nwater\n")
+    coding, _ = shares(masks, truth)
+    assert coding.names == ("field", "forest", "water")
 
 
 def test_nnunet_names_the_ignore_index(tmp_path: Path) -> None:

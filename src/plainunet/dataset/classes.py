@@ -39,6 +39,7 @@ from plainunet.formats.legends import (
     find_legend,
     is_background,
     leave_out_void,
+    require_ground,
     without_commas,
 )
 from plainunet.formats.masks import THRESHOLD, VOID, stored_names
@@ -82,13 +83,14 @@ def find_coding(
     colored = next((each.path for each in counts if each.is_colored), None)
     if colored and (known.values or known.encoding):
         raise colored_mask(colored)
-    if not (known.colors or colored or known.values or known.encoding) and palettes_differ(counts):
+    by_color = bool(known.colors or colored)
+    if not (by_color or known.values or known.encoding) and palettes_differ(counts):
+        by_color = True
         reporter.note(
             "note: the masks' palettes map one index to different colours, so masks are read by "
             "colour (to read the indices: --encoding ids)"
         )
-        return _find_color_coding(masks, known, reporter)
-    if known.colors or colored:
+    if by_color:
         return _find_color_coding(masks, known, reporter)
     note_inverted(counts, reporter)
     has_void = known.ignore is None and any(each.has_void for each in counts)
@@ -194,6 +196,9 @@ def with_legend(
         return known
     if legend:
         found = _values_of(legend, counts, known) or known
+        is_listed = legend.by_place and found.values == legend.values
+        if is_listed and take_census(counts).ground(found.ignore) == found.values[0]:
+            require_ground(legend, found.ignore)
         found, note = _without_void(legend, counts, found)
         reporter.note(f"note: classes from {legend.path}: {', '.join(found.classes)}")
         if note:
@@ -273,7 +278,9 @@ def _values_of(
     void = nodata & present - {*stored} if known.ignore is None else set()
     ids = present - void
     from_1 = tuple(value + legend.by_place for value in stored)
-    omits_0 = {*from_1} == {*range(1, len(names) + 1)} and {0, len(names)} <= ids
+    # a list may be one of all values; with numbers from 1 on, it is not
+    needed = {0, len(names)} if legend.by_place else {0}
+    omits_0 = {*from_1} == {*range(1, len(names) + 1)} and needed <= ids
     if omits_0 and not is_background(names[0]):
         names, stored = ("background", *names), (0, *from_1)
     if {0, 255} == {*stored} and ids > {*stored}:  # smoothed
