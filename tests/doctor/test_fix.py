@@ -137,6 +137,20 @@ def number_anew(folder: Path, true: Masks) -> None:
     (folder / "images").rmdir()
 
 
+def number_in_two_folders(folder: Path, true: Masks) -> None:
+    """Two folders of masks, each with a list of its own."""
+    for number, (stem, ids) in enumerate(true.items()):
+        ids[ids > 0], ids[:9, :9] = 2, 1  # ant is class 1
+        order = (0, 2, 1) if number % 2 else (0, 1, 2)
+        below = f"site {'ab'[number % 2]}"
+        (folder / f"masks/{stem}.png").unlink()
+        save(folder / "masks" / below / f"{stem}.png", np.uint8(order)[ids])
+        (folder / "images" / below).mkdir(exist_ok=True)
+        (folder / f"images/{stem}.png").rename(folder / f"images/{below}/{stem}.png")
+        names = ["background", *(["bee", "ant"] if number % 2 else ["ant", "bee"])]
+        (folder / "masks" / below / "classes.txt").write_text("\n".join(names))
+
+
 def list_what_is_gone(folder: Path, true: Masks) -> None:
     (folder / "list.csv").write_text("image,mask\nimages/00.png,masks/00.png\ngone.png,gone.png\n")
     (folder / "dataset.toml").write_text('pairs = "list.csv"\n')
@@ -175,6 +189,7 @@ PLANTED = {
     "list": Planted("unclear", list_what_is_gone),
     "infrared": Planted("transparent", add_infrared),
     "labelme": Planted("legends-differ", number_anew),
+    "two lists": Planted("legends-differ", number_in_two_folders),
 }
 IN_BASH = ("misspelt",)
 
@@ -226,6 +241,22 @@ def test_the_printed_line_fixes_it_and_is_undone(
     assert not any(BACKUP in path.parts for path in find_images([folder]) if isinstance(path, Path))
     assert run(f"plainunet fix {shlex.quote(str(folder))} --undo") == 0
     assert tree_of(folder) == spoilt
+
+
+def test_no_line_is_printed_where_lists_cannot_be_joined(scenes: Path) -> None:
+    """WebP masks cannot be renumbered, nor can those without a list."""
+    number_in_two_folders(scenes, true_masks(scenes))
+    (finding,) = of_code(scenes, PLANTED["two lists"])
+    assert finding.fix is not None
+    masks = sorted((scenes / "masks").rglob("*.png"))
+    for path in masks:
+        with Image.open(path) as mask:
+            mask.save(path.with_suffix(".webp"), lossless=True)
+        path.unlink()
+    (finding,) = of_code(scenes, PLANTED["two lists"])
+    assert finding.fix is None
+    names = ("background", "ant", "bee")
+    assert check(scenes, DataConfig(classes=names)).contents is not None
 
 
 # what is changed in a file, and what is not

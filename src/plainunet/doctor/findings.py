@@ -200,7 +200,7 @@ class Findings(Reporter):
         elif severity == "warning" and fix is not None:
             line = self.command("check", write=True, leave_out=code)
             found = Fix(line, writes_list=True, leave_out=code)
-        elif severity == "error" and fix is not None:
+        elif severity == "error" and fix is not None and (files or fix == ""):
             found = Fix(self.command("check", write=True), writes_list=True)
         self.found.append(Finding(code, severity, message, tuple(files), found))
 

@@ -118,8 +118,9 @@ def _new_contents(
             yield file, None
     elif change.kind == "renumber":
         (names, *pairs), files = change.how, change.files
-        for mask, name_file, each in zip(files, files[len(pairs) :], pairs, strict=False):
+        for mask, each in zip(files, pairs, strict=False):
             yield mask, rewrite_mask(mask, partial(_renumbered, each))
+        for name_file in files[len(pairs) :]:
             yield name_file, "\n".join([*names, ""]).encode()
     elif change.kind == "channel":
         yield from ((file, mark_as_channel(file)) for file in change.files)

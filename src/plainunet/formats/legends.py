@@ -255,26 +255,29 @@ def _agreeing(one: Legend, other: Legend) -> Legend:
     raise DataError(
         f"{one.path} and {other.path} list different classes ({', '.join(one.names)}; "
         f"{', '.join(other.names)}), so a value or colour has another meaning in each folder. Use "
-        "one class list for all masks; for labelme, run labelme2voc.py with one list of labels.",
+        "one class list for all masks; for labelme, run labelme2voc.py with one list of labels; "
+        "if a value means the same in all, name the classes (--classes).",
         "legends-differ",
     )
 
 
 def _renumbered(masks: Sequence[Source]) -> Change | None:
-    """The change that numbers classes by one list, if each folder has one mask and its list."""
-    found = {mask: list(_legends_in(mask.parent)) for mask in masks if isinstance(mask, Path)}
-    lists = [legends[0] for legends in found.values() if len(legends) == 1 and legends[0].by_place]
-    files = tuple(each.path for each in lists)
-    if not len(masks) == len(lists) == len(set(files)):
+    """The change that numbers classes by one list, if each folder of masks has one of its own."""
+    files = [mask for mask in masks if isinstance(mask, Path)]
+    found = {folder: [*_legends_in(folder)] for folder in {mask.parent for mask in files}}
+    own = {folder: lists[0] for folder, lists in found.items() if len(lists) == 1}
+    grounds = {each.names[0] for each in own.values()}
+    are_lists = all(each.by_place for each in own.values())
+    if len(files) < len(masks) or len(own) < len(found) or len(grounds) != 1 or not are_lists:
         return None
-    grounds = {name for each in lists for name in each.names[:1] if is_background(name)}
-    if len(grounds) != 1 or not all(is_background(each.names[0]) for each in lists):
+    if not all(map(is_background, grounds)):
         return None
-    names = (*grounds, *sorted({name for each in lists for name in each.names} - grounds))
+    names = (*grounds, *sorted({name for each in own.values() for name in each.names} - grounds))
     pairs = tuple(
-        tuple((k, names.index(name)) for k, name in enumerate(each.names)) for each in lists
+        tuple((k, names.index(name)) for k, name in enumerate(own[mask.parent].names))
+        for mask in files
     )
-    return Change("renumber", (*found, *files), (names, *pairs))
+    return Change("renumber", (*files, *(each.path for each in own.values())), (names, *pairs))
 
 
 def _legends_in(folder: Path) -> Iterator[Legend]:
