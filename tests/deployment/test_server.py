@@ -724,6 +724,39 @@ def test_sigterm_finishes_what_has_begun(checkpoints: dict[str, Path], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_resets_no_connection(checkpoints: dict[str, Path], processes: int) -> None:
+    """Whoever could connect gets an answer; then the address refuses connections."""
+    image, begun, failed = as_png(draw(60, 80)), threading.Event(), []
+    with serving(checkpoints["first"], *CPU, "--processes", processes) as server:
+
+        def ask(is_kept: bool) -> int:
+            done = 0
+            headers = {} if is_kept else {"Connection": "close"}
+            with httpx.Client(trust_env=False, timeout=60, headers=headers) as client:
+                while True:
+                    try:
+                        files = {"file": ("image", image)}
+                        answer = client.post(f"{server.url}/v1/predict", files=files)
+                    except httpx.ConnectError:
+                        return done
+                    except httpx.TransportError as error:
+                        failed.append(repr(error))
+                        return done
+                    if answer.status_code != 200:
+                        failed.append(answer.text)
+                    done += 1
+                    if done == 3:
+                        begun.set()
+
+        with concurrent.futures.ThreadPoolExecutor(24) as threads:
+            answers = [threads.submit(ask, number % 3 > 0) for number in range(24)]
+            assert begun.wait(60)
+            assert server.stop() == 0
+            assert max(each.result() for each in answers) >= 3
+    assert failed == []
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_told(checkpoints: dict[str, Path], small_disk: Path) -> None:
     flags = (*CPU, "--token", "sesame")

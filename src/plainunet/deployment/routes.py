@@ -473,6 +473,8 @@ class _Observed:
                 if _DIGEST.lower().encode() not in dict(headers):
                     digest = self._service.model.digest
                     headers.append((_DIGEST.lower().encode(), digest.encode()))
+                if self._service.stopping.is_set():  # else the client would use it once more
+                    headers.append((b"connection", b"close"))
                 message["headers"] = headers
             await send(message)
 

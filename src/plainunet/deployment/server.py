@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ MOST_CONNECTIONS = 1000
 """Largest number of connections of a process; beyond, the answer is 503."""
 IDLE_SECONDS = 10
 """Time that a connection may take between requests, headers included; at most twice as long [s]."""
+LAST_SECONDS = 1
+"""Time that clients have for a last request before an open connection is closed at the end [s]."""
+_LOOK = 0.02  # seconds between looks whether all connections are closed
 _BACKLOG = 2048
 _HEALTH_SECONDS = 60  # a process that does not answer its parent for so long is replaced
 _LOOPBACK = ("localhost", "::1")
@@ -102,7 +105,7 @@ def serve(
                 from plainunet.deployment.page import add_page
 
                 add_page(app)
-            _run_one(config, listener, app.state.service.stopping.set)
+            _run_one(config, listener)
         else:
             del predictor  # each process has its own
             _run_several(config, listener, partial(_make, path, options, load), Path(folder))
@@ -179,28 +182,53 @@ def _listen(options: ServeOptions) -> Iterator[socket.socket]:
         yield listener
 
 
-def _run_one(config: uvicorn.Config, listener: socket.socket, on_stop: Callable[[], None]) -> None:
+def _run_one(config: uvicorn.Config, listener: socket.socket) -> None:
     # uvicorn repeats the signal when it has finished; that is no interruption
     former = {
         each: signal.signal(each, lambda *_: None) for each in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        _Server(config, on_stop).run([listener])
+        _Server(config).run([listener])
     finally:
         for each, handler in former.items():
             signal.signal(each, handler)
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it begins to stop."""
+    """A server that answers requests on their way before it stops.
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_stop = on_stop
+    uvicorn closes connections that wait to be accepted, that have just been accepted, and those
+    between two requests, also if the next one has been sent. All of these clients see a reset.
+    """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._on_stop()
+        """Let clients know that their connection ends with the next answer, then stop."""
+        self.config.loaded_app.state.service.stopping.set()
+        await self._stop_listening(sockets or [])
+        until = time.monotonic() + LAST_SECONDS
+        while self.server_state.connections and time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(_LOOK)
         await super().shutdown(sockets)
+
+    async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept the connections that wait, and no more."""
+        accepted: list[socket.socket] = []
+        for each in sockets:
+            with suppress(OSError):  # BlockingIOError if none waits
+                while True:
+                    accepted.append(each.accept()[0])
+        for server in self.servers:  # at once: whoever comes in between is reset
+            server.close()
+        for each in sockets:
+            each.close()
+        loop = asyncio.get_running_loop()
+        for connection in accepted:
+            connection.setblocking(False)
+            with suppress(OSError):  # its client has gone
+                await loop.connect_accepted_socket(self._make_protocol, connection)
+
+    def _make_protocol(self) -> "_Protocol":
+        return _Protocol(self.config, self.server_state, self.lifespan.state)
 
 
 def _run_several(
@@ -222,6 +250,17 @@ def _run_several(
         raise Error("a process of the server could not start; its log lines say why.")
 
 
+class _Process(Process):
+    """One of several processes."""
+
+    @property
+    def server(self) -> uvicorn.Server:
+        """The server, in the process itself."""
+        if self._server is None:
+            self._server = _Server(self.config)
+        return self._server
+
+
 class _Processes(Multiprocess):
     """Processes of which one that dies is replaced at once.
 
@@ -233,6 +272,18 @@ class _Processes(Multiprocess):
         super().__init__(config, sockets)
         self._models = models
         self._asked: dict[Process, float] = {}  # when those that have not answered were asked
+
+    def init_processes(self) -> None:
+        """Start the processes."""
+        self.processes = [_Process(self.config, self.sockets) for _ in range(self.processes_num)]
+        for process in self.processes:
+            process.start()
+
+    def terminate_all(self) -> None:
+        """End the processes, and listen no longer: connections would wait for nobody."""
+        for each in self.sockets:
+            each.close()
+        super().terminate_all()
 
     def keep_subprocess_alive(self) -> None:
         """Replace each process that is dead or hangs."""
@@ -250,7 +301,7 @@ class _Processes(Multiprocess):
             if process.exitcode == STARTUP_FAILURE:
                 self.should_exit.set()
                 return
-            new = self.processes[number] = Process(self.config, self.sockets)
+            new = self.processes[number] = _Process(self.config, self.sockets)
             new.start()
             fields = {"died": process.pid, "started": new.pid}
             _log.warning("a process was replaced", extra={"fields": fields})
