@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 
 from plainunet.config import DataConfig
+from plainunet.dataset.borders import find_objects
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import Coding, coding_from_json, coding_to_json
 from plainunet.formats.problems import DataError
@@ -946,6 +947,60 @@ def test_a_legend_names_values(
     assert coding.values == values
     assert coding.names == tuple(names or ("background", "a", "b"))
     assert name in heard.notes[0]
+
+
+def in_own_colors(labels: np.ndarray, path: Path, number: int) -> Path:
+    """Each object in a colour of its own, on black."""
+    colors = np.random.default_rng(number).integers(1, 256, (10, 3), np.uint8)
+    colors[0] = 0
+    return save_png(colors[labels], path)
+
+
+def test_objects_that_have_a_colour_each(tmp_path: Path) -> None:
+    masks, labels = write(tmp_path, in_own_colors, lambda number: numbered(number, 2, 6))
+    error = raises(masks)
+    assert error.code == "ids-or-objects"
+    assert [[*answer] for answer in error.choices.values()] == [["encoding"], ["colors"]]
+    coding, _ = shares(masks, np.minimum(labels, 1), encoding="instances")
+    assert coding.kind == "instances"
+    assert coding_from_json(coding_to_json(coding)) == coding
+    for mask, truth in zip(masks, labels, strict=True):
+        found = find_objects(coding.read_stored(mask), coding)
+        pairs = {*zip(found.ravel().tolist(), truth.ravel().tolist(), strict=True)}
+        assert len(pairs) == truth.max() + 1
+    # one class per colour is possible, and so are objects in grey files next to coloured ones
+    assert find_coding(masks, DataConfig(**error.choices["Each colour is a class"]))
+    save_png(labels[0], masks[0])
+    shares(masks, np.minimum(labels, 1), encoding="instances")
+    # the ground must be black
+    for mask in masks:
+        save_png(255 - np.asarray(Image.open(mask).convert("RGB")), mask)
+    assert raises(masks, encoding="instances").code == "which-background"
+
+
+def test_white_beside_coloured_objects_is_ignored(tmp_path: Path) -> None:
+    masks, labels = write(tmp_path, in_own_colors, lambda number: numbered(number, 2, 6))
+    truth = np.minimum(labels, 1)
+    for mask, ids in zip(masks, truth, strict=True):
+        colors = np.array(Image.open(mask))
+        colors[:5], ids[:5] = 255, 255
+        save_png(colors, mask)
+    coding, pixels = find_coding(masks, DataConfig(encoding="instances", ignore=255))
+    read = np.array([coding.read(mask) for mask in masks])
+    np.testing.assert_array_equal(read, truth)
+    assert pixels.tolist() == [(truth == 0).sum(), (truth == 1).sum()]
+
+
+def test_many_colours_that_masks_share_are_classes(tmp_path: Path) -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (10, 3), np.uint8)
+    colors[0] = 0
+    masks, _ = write(
+        tmp_path,
+        lambda ids, path, number: save_png(colors[np.where(ids, (ids + number) % 9 + 1, 0)], path),
+        lambda number: numbered(number, 2, 6),
+    )
+    coding, _ = find_coding(masks)
+    assert coding.num_classes == 10
 
 
 def test_a_list_without_background_whose_last_class_is_absent(tmp_path: Path) -> None:

@@ -292,6 +292,21 @@ def test_a_mask_without_a_palette_has_the_colours_of_the_others(tmp_path: Path) 
     assert "palette of the others" in findings.found[0].message
 
 
+def test_coloured_objects_are_counted_as_one_class(tmp_path: Path) -> None:
+    masks = [np.zeros((16, 24, 3), np.uint8) for _ in range(4)]
+    for number, mask in enumerate(masks):
+        for part in range(3):
+            mask[2:6, 2 + 8 * part : 6 + 8 * part] = 50 * number + 20, 70 * part + 9, 99
+    paths = write(tmp_path, masks)
+    contents, findings, _ = understand(paths)
+    assert contents is None
+    assert "--encoding instances --write\n" in findings.found[0].message
+    contents, findings, _ = understand(paths, DataConfig(encoding="instances"))
+    assert contents is not None
+    assert findings.found == []
+    assert contents.pixels.tolist() == [[16 * 24 - 48, 48]] * 4
+
+
 def test_coloured_masks_of_which_most_are_empty(tmp_path: Path) -> None:
     colored = np.zeros((16, 24, 3), np.uint8)
     colored[4:9, 4:9] = 255, 0, 0

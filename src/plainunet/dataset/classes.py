@@ -24,7 +24,15 @@ from plainunet.dataset.census import (
     take_census,
     values_of,
 )
-from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values, list_values
+from plainunet.dataset.coding import (
+    Coding,
+    Colors,
+    Instances,
+    Threshold,
+    Values,
+    as_objects,
+    list_values,
+)
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.errors import Error
 from plainunet.formats.colors import (
@@ -80,6 +88,7 @@ def find_coding(
     if names and known.ignore is None:
         known = known.model_copy(update={"ignore": IGNORED})  # pixels in no class's file
     require_opaque(counts)
+    counts = as_objects(counts, known)
     colored = next((each.path for each in counts if each.is_colored), None)
     if colored and (known.values or known.encoding):
         raise colored_mask(colored)

@@ -10,11 +10,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from plainunet.config import DataConfig
+from plainunet.dataset.census import MaskCounts, count_all_colors
 from plainunet.errors import Error
-from plainunet.formats.colors import IGNORED, encode_colors, match_colors, read_colors
+from plainunet.formats.colors import (
+    IGNORED,
+    ColoredMaskError,
+    encode_colors,
+    match_colors,
+    number_colors,
+    read_colors,
+)
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.legends import Color
 from plainunet.formats.masks import read_mask
+from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source
 from plainunet.system import work_ahead
 
@@ -131,12 +141,21 @@ class Threshold(_ByValue):
 
 @dataclass(frozen=True)
 class Instances(_ByValue):
-    """Values number objects: all above 0 is class 1."""
+    """Values number objects, or each colour is one: all but 0, or black, is class 1."""
 
     kind: ClassVar[str] = "instances"
     values: tuple[int, ...] = field(default=(0, 1), init=False)
     ignore: int | None = None
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    def read_stored(self, source: Source) -> NDArray[Any]:
+        """Read the numbers, [H, W] uint8 or uint16, also from colours."""
+        try:
+            return read_mask(source)
+        except ColoredMaskError:
+            colors = read_colors(source)
+        found, places = np.unique(colors, return_inverse=True)
+        return number_colors(found, self.ignore)[places].reshape(colors.shape)
 
 
 @dataclass(frozen=True)
@@ -191,6 +210,31 @@ def _class_table(coding: _ByValue, size: int) -> NDArray[np.int16]:
     if coding.ignore is not None and coding.ignore < size:
         table[coding.ignore] = IGNORED
     return table
+
+
+def as_objects(counts: Sequence[MaskCounts], known: DataConfig) -> list[MaskCounts]:
+    """The contents of masks, of coloured ones as object numbers if each colour is an object."""
+    colored = [each.path for each in counts if each.is_colored]
+    if known.encoding != "instances" or known.values or not colored:
+        return list(counts)
+    found = dict(zip(colored, count_all_colors(colored), strict=True))
+    if not any(colors[0] == 0 for colors, _, _ in found.values()):
+        raise DataError(
+            f"{colored[0]} and the others have no black pixels; of coloured masks, --encoding "
+            "instances reads black as the background. Save the background in black.",
+            "which-background",
+        )
+    return [
+        each._replace(
+            values=number_colors(found[each.path][0], known.ignore).astype(np.int64),
+            pixels=found[each.path][1],
+            edge=tuple(found[each.path][2].tolist()),
+            is_colored=False,
+        )
+        if each.is_colored
+        else each
+        for each in counts
+    ]
 
 
 def coding_to_json(coding: Coding) -> dict[str, Any]:

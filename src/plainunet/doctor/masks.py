@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from plainunet.dataset.census import (
     values_of,
 )
 from plainunet.dataset.classes import NEARLY_ALL, find_coding
-from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values
+from plainunet.dataset.coding import Coding, Colors, Instances, Threshold, Values, as_objects
 from plainunet.dataset.pairs import Pair
 from plainunet.doctor.findings import Findings, change_of
 from plainunet.formats.colors import IGNORED, NEAR, pack, unpack, write_color
@@ -61,6 +62,8 @@ def find_contents(
 
     Returns None if the masks have no consistent encoding.
     """
+    with suppress(DataError):  # which `find_coding` raises again
+        counts = as_objects(counts, config)
     counts, total = _set_odd_kinds_aside(counts, config, findings), len(counts)
     for _ in range(_MOST_SET_ASIDE):
         collected = Collected()

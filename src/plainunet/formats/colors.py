@@ -61,6 +61,8 @@ class ColorCensus:
     edge: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 24, np.int64))
     first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(1 << 24, np.int32))
     paths: list[Source] = field(default_factory=list)
+    distinct: list[int] = field(default_factory=list)
+    """Number of colours other than black in each mask."""
 
     def add(
         self,
@@ -74,6 +76,7 @@ class ColorCensus:
         `edge` [n] are those along the image borders; the default is `counts`.
         """
         self.paths.append(path)
+        self.distinct.append(int(np.count_nonzero(found)))
         new = found[self.pixels[found] == 0]
         self.first[new] = len(self.paths)
         self.pixels[found] += counts
@@ -175,6 +178,15 @@ def count_colors(
     return found, np.bincount(places, weights=lengths).astype(np.int64), at_edge.astype(np.int64)
 
 
+def number_colors(found: NDArray[np.uint32], ignore: int | None = None) -> NDArray[np.uint16]:
+    """The object numbers of a mask's colours [n], ascending: black is 0, ignored grey `ignore`."""
+    numbers = np.arange(len(found)) + int(found[0] != 0)
+    if ignore is not None:
+        numbers += numbers >= ignore
+        numbers[found == ignore * 0x010101] = ignore
+    return numbers.clip(0, 65535).astype(np.uint16)
+
+
 def match_colors(
     found: NDArray[np.uint32], colors: Colors, ignore: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -226,6 +238,9 @@ _MOST = 0.5
 _WHITE = 0xFFFFFF
 _VOC = [voc_color(value) for value in (*range(21), IGNORED)]
 """The colours of PASCAL VOC's classes and, last, of its pixels of no class."""
+_OWN = 1.5
+"""Colours of objects are in fewer masks, in the mean."""
+_MANY, _FEW_MASKS, _MOST_THIN = 8, 3, 0.1
 _FEW_CLASSES = 4
 """From this number on, without a majority, there may be no background: land cover, streets."""
 
@@ -269,6 +284,8 @@ def find_meaning(
             _require_background(census, names, colors, legend.path, ignore)
         else:
             _require_plain_colors(census)
+            if num_classes is None:
+                _require_shared_colors(census, ignore)
             colors, has_ground = _background_first(census, _find_colors(census, ignore))
             ground = "background first, the others " if has_ground else ""
             origin = f"found in the masks, {ground}sorted (to change the order: --colors)"
@@ -329,6 +346,30 @@ def _require_plain_colors(census: ColorCensus) -> None:
         f"{path}: {how}, so a colour is no class. Write the class of each pixel as a grey PNG"
         f"{tool}.",
         "not-a-mask",
+    )
+
+
+def _require_shared_colors(census: ColorCensus, ignore: int | None) -> None:
+    """Ask if masks on black have many colours of their own, as where each object has one."""
+    void = 0 if ignore is None else ignore * 0x010101
+    found = [color for color in np.flatnonzero(census.pixels).tolist() if color not in (0, void)]
+    holders = sum(count > 0 for count in census.distinct)
+    are_own = sum(census.distinct) < _OWN * len(found)
+    if not are_own or holders < _FEW_MASKS or len(found) < _MANY or census.edge.argmax() != 0:
+        return
+    sampled = min(1.0, _SAMPLE / len(census.paths))
+    if len(_thin_colors(census)) > _MOST_THIN * sampled * len(found):  # smoothed, or photographs
+        return
+    choices: dict[str, dict[str, Any]] = {
+        "Each colour is an object, black is the background": {"encoding": "instances"}
+    }
+    if len(found) < _MOST_COLORS:
+        choices["Each colour is a class"] = {"colors": _write([0, *found])}
+    raise DataError(
+        f"The {len(census.paths)} masks are colour-coded with {len(found)} colours next to black, "
+        "and few colours are in several masks, so each may be an object. Choose one.",
+        "ids-or-objects",
+        choices=choices,
     )
 
 
