@@ -535,8 +535,8 @@ def _ablations(rows: Sequence[Record]) -> Iterator[str]:
         "the difference with its 95% confidence interval by a paired bootstrap (`plainunet "
         "compare`). The interval covers the choice of images, not the seed: the rows with another "
         "seed show how much of a difference may be chance. Runs of a number of epochs have all "
-        "their settings from `benchmarks/ablations.toml` (but for fields and for 25 images), and see equally many "
-        "images whatever else the machine does. Those of a time budget do not: other programs ran "
+        "their settings from `benchmarks/ablations.toml` (but for fields and for 25 images), "
+        "and see equally many images whatever else the machine does. Those of a time budget do not: other programs ran "
         "beside them, and part of each difference may be that of the load. With EMA 0.99 the "
         "averaged weights were not better in the end, so the last ones were kept."
     )
