@@ -22,6 +22,7 @@ from plainunet.dataset.couples import find_couples
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
+from plainunet.dataset.split import write_split
 from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import files_of, parse_source, path_of
 from plainunet.reporter import Collected
@@ -1057,7 +1058,7 @@ def test_skipped_folders_are_noted(tmp_path: Path) -> None:
                 )
             ],
             "which-folder",
-            [5, 5],
+            [5, 5, 5],
         ),
         (
             [
@@ -1486,3 +1487,31 @@ def test_an_input_and_its_labels_in_one_folder(tmp_path: Path) -> None:
     mask(tmp_path / "AC4/train-labels.tif")
     found = rows(find_pairs(tmp_path, at_least=1), tmp_path)
     assert [row[:2] for row in found] == [("AC4/train-input.tif", "AC4/train-labels.tif")]
+
+
+def test_folders_of_classes_whose_files_have_an_ending_each(tmp_path: Path) -> None:
+    """As IDRiD has them; a class that is absent has no file."""
+    classes = {"1. Microaneurysms": "MA", "2. Haemorrhages": "HE", "Hard Exudates": "EX"}
+    for part, numbers in (("a. Training Set", range(1, 6)), ("b. Testing Set", range(6, 9))):
+        for n in numbers:
+            image(tmp_path / f"1. Original Images/{part}/IDRiD_0{n}.jpg")
+            for k, (name, end) in enumerate(classes.items()):
+                file = tmp_path / f"2. All Groundtruths/{part}/{name}/IDRiD_0{n}_{end}.png"
+                if k != 1 or n % 3:
+                    mask(file, (5 * k, n))
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    answers = [each for name, each in raised.value.choices.items() if name.endswith("is a class")]
+    (known,) = answers
+    pairs = find_pairs(tmp_path, DataConfig(**known))
+    assert Counter(pair.part for pair in pairs) == {"train": 5, "test": 3}
+    coding, pixels = find_coding([pair.mask for pair in pairs])
+    assert coding.names == ("background", *classes)
+    assert pixels[1:].tolist() == [8 * 16, 6 * 16, 8 * 16]
+    for n, pair in enumerate(pairs, start=1):
+        found = coding.read(parse_source(str(pair.mask)))
+        assert [int(found[5 * k, n]) for k in range(3)] == [1, 2 if n % 3 else 0, 3]
+    # as in a run's list
+    write_split(tmp_path / "list.csv", pairs, tmp_path)
+    listed = find_pairs(tmp_path, DataConfig(pairs="list.csv"))
+    assert find_coding([pair.mask for pair in listed])[1].tolist() == pixels.tolist()

@@ -134,6 +134,8 @@ def test_braces_list_the_classes_in_order(tmp_path: Path, pattern: str) -> None:
     [
         ("i/{1,2}/*.jpg:m/*.png", "--pairs 'i/{1,2}/*.jpg:"),
         ("i/*.jpg:m/{a,b}/*_{b,a}.png", "{a,b} and {b,a}"),
+        ("i/*.jpg:m/{a,b}/*_{x,y,z}.png", "{a,b} and {x,y,z}"),
+        ("i/*.jpg:m/{a,b}_*_{x,y}.png", "{a,b} and {x,y}"),
         ("i/*.jpg:m/{x,y}/*.png", "'m/{x,y}/*.png'"),
         ("i/*.jpg:m/{a,c}/*.*", "--pairs 'i/*.jpg:m/{a,c}/*.*'"),
         ("i/*.jpg:m/{a,b}/*.png", "i/3.jpg"),

@@ -1,5 +1,6 @@
 """Find the folders of images and masks by matching file names."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -196,6 +197,10 @@ def _which_couple(
             flags["skip_unlabelled"] = True
         if len(couples) > 1:
             choices[f"Images in {images}/, each folder in {above}/ is a class"] = flags
+    for couple in found:
+        if pairs := _with_endings(couple, trees):
+            tops = _starred(couple[0]), Path(_starred(couple[1])).parent
+            choices["Images in {}/, each folder in {}/ is a class".format(*tops)] = {"pairs": pairs}
     reason = "several folders have matching file names. Choose"
     if len(choices) == 1:
         reason = "some folders of images have no masks. To leave these out"
@@ -204,6 +209,35 @@ def _which_couple(
         "which-folder",
         choices=choices,
     )
+
+
+def _with_endings(couple: tuple[_Alike, _Alike], trees: Mapping[Path, _Tree]) -> str:
+    """The `--pairs` of folders of classes whose files have an ending each; "" if they are none.
+
+    Such as 1. Cars/7_CR.png and 2. Roads/7_RD.png. A class may be absent from some images.
+    """
+    images, masks = couple
+    above = Path(_starred(masks)).parent
+    ends: dict[str, str] = {}
+    start = ""
+    for each in _all_alike(trees):
+        top = Path(_starred(each))
+        if top.parent != above or each.keys() != masks.keys() or not _holds_masks(each, trees):
+            continue
+        files = _files_of(images, each, trees)
+        if not files[1] or not fit_all(*files[::-1]):
+            return ""
+        start, pattern = _patterns((images, each), trees)
+        folder, _, end = pattern.rpartition("/*")
+        if folder != str(top):
+            return ""
+        ends[top.name] = end
+    suffixes = {end.rpartition(".")[2] for end in ends.values()}
+    stems = [end.rpartition(".")[0] for end in ends.values()]
+    is_clear = len(suffixes) == 1 and not re.search(r"[{},*:]", "".join([*ends, *stems]))
+    if len({*stems}) < max(2, len(ends)) or not is_clear:
+        return ""
+    return f"{start}:{above}/{{{','.join(ends)}}}/*{{{','.join(stems)}}}.{suffixes.pop()}"
 
 
 def _patterns(couple: tuple[_Alike, _Alike], trees: Mapping[Path, _Tree]) -> list[str]:

@@ -281,7 +281,7 @@ def _by_patterns(folder: Path, pairs: str, skip_unlabelled: bool, reporter: Repo
     if stars[0] < stars[1]:
         mask_files = _several(masks)
     else:
-        mask_files = {**(_joined(folder, masks, braces[0]) if braces else _once(masks))}
+        mask_files = {**(_joined(folder, masks, patterns[1]) if braces else _once(masks))}
     others = _of_other_endings(image_files, mask_files)
     if others:
         reporter.note(
@@ -319,7 +319,7 @@ def _part(parts: Sequence[str]) -> str | None:
 
 class _Match(NamedTuple):
     star: str
-    class_name: str  # "" if the pattern has no braces
+    braces: tuple[str, ...]  # the text of its class for each
     pieces: tuple[str, ...]  # text around the braces
 
 
@@ -327,13 +327,18 @@ def _matches(folder: Path, pattern: str, stars: int, how: re.RegexFlag) -> dict[
     """Find the files of a pattern; its first `stars` * join an image with its mask."""
     pattern = normalize("NFC", pattern.removeprefix("./"))
     braces = _BRACES.findall(pattern)
-    if len(set(braces)) > 1:
+    lists = [each[1:-1].split(",") for each in braces]
+    _, *between = _BRACES.split(pattern)
+    # folders of classes, and the endings of their files: {1. Roads,2. Cars}/*_{RD,CR}.png
+    are_ends = len({*map(len, lists)}) == 1 and between[0].startswith("/")
+    if len({*braces}) > 1 and (not are_ends or len({*braces}) > len({*map(frozenset, lists)})):
         raise Error(
             f"--pairs: the braces in '{pattern}' differ: {' and '.join(sorted(set(braces)))}. "
-            "Name the same classes in the same order."
+            "Name the same classes in the same order; different endings of their files need as "
+            "many folders: {roads,cars}/*_{RD,CR}.png."
         )
     # longest first: with {a,b_a}, '1_b_a' is b_a
-    names = sorted(braces[0][1:-1].split(",") if braces else [""], key=len, reverse=True)
+    names = sorted(zip(*lists, strict=True), key=lambda own: -len("".join(own))) or [()]
     count = itertools.count()
     pieces = [
         re.sub(
@@ -343,18 +348,21 @@ def _matches(folder: Path, pattern: str, stars: int, how: re.RegexFlag) -> dict[
         )
         for number, piece in enumerate(_BRACES.split(pattern))
     ]
-    regexes = {name: re.compile(re.escape(name).join(pieces), how) for name in names}
+    regexes = {
+        own: re.compile("".join(map(str.__add__, pieces, (*map(re.escape, own), ""))), how)
+        for own in names
+    }
     start = len(folder.as_posix().rstrip("/")) + 1 if folder != Path() else 0
     base = folder / re.split(r"[*{]" if braces else r"\*", pattern)[0].rpartition("/")[0]
     found = {}
     for path in walk(base if base.is_dir() else folder):
         below = path.as_posix()[start:]
-        for name, regex in regexes.items():
+        for own, regex in regexes.items():
             match = regex.fullmatch(below) or regex.fullmatch(normalize("NFC", below))
             if match:
                 parts = tuple(match[f"p{number}"] for number in range(len(pieces)))
                 star = "/".join(match[f"s{at}"] for at in range(stars))
-                found[path] = _Match(normalize("NFC", star), name, parts)
+                found[path] = _Match(normalize("NFC", star), own, parts)
                 break
     return found
 
@@ -380,16 +388,25 @@ def _several(found: dict[Path, _Match]) -> dict[Key, Source]:
     return {key: own[0] if len(own) == 1 else join_files(own) for key, own in files.items()}
 
 
-def _joined(folder: Path, found: dict[Path, _Match], braces: str) -> dict[Key, ClassFiles]:
+def _joined(folder: Path, found: dict[Path, _Match], pattern: str) -> dict[Key, ClassFiles]:
     masks: dict[Key, ClassFiles] = {}
-    classes = tuple(braces[1:-1].split(","))
+    lists = [each[1:-1].split(",") for each in _BRACES.findall(normalize("NFC", pattern))]
+    rows = [*zip(*lists, strict=True)]
+    same = all(each == lists[0] for each in lists)
     for path, match in found.items():
-        mask = ClassFiles(str(folder / HERE.join(match.pieces)), classes)
+        start, *between, end = match.pieces
+
+        def fill(row: tuple[str, ...], between: list[str] = between) -> str:
+            return "".join(map(str.__add__, row, (*between, "")))
+
+        classes = tuple(row[0] if same else fill(row) for row in rows)
+        template = HERE.join(match.pieces if same else (start, end))
+        mask = ClassFiles(str(folder / template), classes)
         other = masks.setdefault(("", match.star), mask)
         is_one = other == mask == parse_classes(str(mask))
-        if not is_one or mask.files[match.class_name] != path:
+        if not is_one or mask.files[classes[rows.index(match.braces)]] != path:
             raise Error(
-                f"--pairs: {path} is not {other} with '{match.class_name}' for the braces. The "
+                f"--pairs: {path} is not {other} with '{match.braces[0]}' for the braces. The "
                 "class masks of an image may differ in the class only, not in suffix or case."
             )
     return masks

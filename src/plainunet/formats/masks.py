@@ -117,10 +117,13 @@ def common_size(
 
 
 def class_file_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes in the order of their ids: the background first, added if missing."""
+    """The classes in the order of their ids: the background first, added if missing.
+
+    A class may be followed by the name of its file: road/7_rd.
+    """
     if not names:
         return ()
-    grounds = [name for name in names if is_background(name)]
+    grounds = [name for name in names if is_background(name.partition("/")[0])]
     classes = [name for name in names if name not in grounds]
     if not all(name.strip() for name in names) or len(grounds) > 1 or not classes:
         raise Error(
@@ -416,7 +419,9 @@ def stored_names(path: Source) -> tuple[str, ...]:
         return rle.class_names(path.file)
     if isinstance(path, Shapes | Polygons):
         return path.classes
-    return class_file_names(path.classes) if isinstance(path, ClassFiles) else ()
+    if not isinstance(path, ClassFiles):
+        return ()
+    return tuple(name.partition("/")[0] for name in class_file_names(path.classes))
 
 
 def _stored_values(image: ImageFile.ImageFile, path: ImageSource) -> NDArray[Any]:
