@@ -537,8 +537,8 @@ def _ablations(rows: Sequence[Record]) -> Iterator[str]:
         "seed show how much of a difference may be chance. Runs of a number of epochs have all "
         "their settings from `benchmarks/ablations.toml` (but for fields and for 25 images), "
         "and see equally many images whatever else the machine does. Those of a time budget do "
-        "not: other programs ran beside them, and part of each difference may be that of the load. With EMA 0.99 the "
-        "averaged weights were not better in the end, so the last ones were kept."
+        "not: other programs ran beside them, and part of each difference may be that of the "
+        "load. With EMA 0.99 the averaged weights were not better in the end, so the last ones were kept."
     )
     header = ["dataset", "change", "metric", "without", "with", "difference", "95% CI"]
     yield _table(
