@@ -538,7 +538,8 @@ def _ablations(rows: Sequence[Record]) -> Iterator[str]:
         "their settings from `benchmarks/ablations.toml` (but for fields and for 25 images), "
         "and see equally many images whatever else the machine does. Those of a time budget do "
         "not: other programs ran beside them, and part of each difference may be that of the "
-        "load. With EMA 0.99 the averaged weights were not better in the end, so the last ones were kept."
+        "load. With EMA 0.99 the averaged weights were not better in the end, so the last "
+        "ones were kept."
     )
     header = ["dataset", "change", "metric", "without", "with", "difference", "95% CI"]
     yield _table(
