@@ -199,8 +199,9 @@ def _which_couple(
             choices[f"Images in {images}/, each folder in {above}/ is a class"] = flags
     for couple in found:
         if pairs := _with_endings(couple, trees):
-            tops = _starred(couple[0]), Path(_starred(couple[1])).parent
-            choices["Images in {}/, each folder in {}/ is a class".format(*tops)] = {"pairs": pairs}
+            above = Path(_starred(couple[1])).parent
+            named = f"Images in {_starred(couple[0])}/, each folder in {above}/ is a class"
+            choices[named] = {"pairs": pairs}
     reason = "several folders have matching file names. Choose"
     if len(choices) == 1:
         reason = "some folders of images have no masks. To leave these out"
