@@ -184,13 +184,23 @@ def test_a_file_that_differs_is_not_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    out = tmp_path / "new" / "model.pt2"
+    monkeypatch.setitem(agreement.LIMITS, "fp32", Limit(-1.0, -1.0))
+    with pytest.raises(ValueError, match="--force"):
+        export(make_checkpoint(), out, ExportOptions(to="torch", images=photos))
+    assert not out.parent.exists()
+
+
+@pytest.mark.slow
+def test_force_keeps_a_file_that_differs(
+    make_checkpoint: Make,
+    photos: tuple[Path, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     checkpoint, out = make_checkpoint(), tmp_path / "new" / "model.pt2"
     monkeypatch.setitem(agreement.LIMITS, "fp32", Limit(-1.0, -1.0))
-    options = ExportOptions(to="torch", images=photos)
-    with pytest.raises(ValueError, match="--force"):
-        export(checkpoint, out, options)
-    assert not out.parent.exists()
-    forced = export(checkpoint, out, options.model_copy(update={"force": True}))
+    forced = export(checkpoint, out, ExportOptions(to="torch", images=photos, force=True))
     assert files_in(out.parent) == {"model.pt2"}
     assert forced.agreement.difference < 0.05
     image = draw_images(77, 91)

@@ -199,6 +199,17 @@ def test_shape_and_a_gradient_for_every_parameter(network: UNet) -> None:
     torch.testing.assert_close(network(image), network.deep_logits(image)[0])
 
 
+QUICK = ("depth 1", "batch norm", "dropout", "the paper's, narrow", "all", "all, valid")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(variant, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, variant in VARIANTS.items()
+    ],
+    indirect=True,
+)
 def test_overfitting_one_batch(network: UNet) -> None:
     torch.manual_seed(1)
     image = odd_image(network)

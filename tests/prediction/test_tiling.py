@@ -241,7 +241,7 @@ def test_tiles_above_the_first_row_are_skipped(first: int) -> None:
         assert len(shapes) <= passes
 
 
-@pytest.fixture(scope="module", params=["batch", "none"])
+@pytest.fixture(scope="module", params=["batch", pytest.param("none", marks=pytest.mark.slow)])
 def checkpoint(
     request: pytest.FixtureRequest, data_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

@@ -765,7 +765,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWORKS.keys())
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(NETWORKS["the paper's"], id="the paper's"),
+        pytest.param(NETWORKS["today's"], id="today's", marks=pytest.mark.slow),
+    ],
+)
 def test_other_networks_train_resume_and_predict(
     draw: Draw, tiny: TrainConfig, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
