@@ -935,7 +935,7 @@ def test_given_values_with_one_missing(tmp_path: Path) -> None:
             (0, 1, 2),
             ("g", "a / b / c", "d"),
         ),
-        ("classes.json", '["rest", "a, b", "c"]', (0, 1, 2), ("rest", "a / b", "c")),
+        ("classes.json", '["g", "a, b", "c"]', (0, 1, 2), ("g", "a / b", "c")),
     ],
 )
 def test_a_legend_names_values(
@@ -1003,19 +1003,15 @@ def test_many_colours_that_masks_share_are_classes(tmp_path: Path) -> None:
     assert coding.num_classes == 10
 
 
-def test_a_list_without_background_whose_last_class_is_absent(tmp_path: Path) -> None:
+def test_a_list_with_numbers_leaves_0_to_the_background(tmp_path: Path) -> None:
+    """Also if no mask holds its last class; without numbers, names count from 0."""
     masks, truth = write(tmp_path, lambda ids, path, _: save_png(ids, path))
-    (tmp_path / "classes.txt").write_text("cat\ndog\nhorse\n")
-    error = raises(masks)
-    assert error.code == "which-background"
-    names = [answer["classes"] for answer in error.choices.values()]
-    assert names == [("background", "cat", "dog", "horse"), ("cat", "dog", "horse")]
-    for answer in error.choices.values():
-        shares(masks, truth, **answer)
-    # with numbers there is no doubt
     (tmp_path / "classes.txt").write_text("1: cat\n2: dog\n3: horse\n")
     coding, _ = shares(masks, truth)
     assert coding.names == ("background", "cat", "dog", "horse")
+    (tmp_path / "classes.txt").write_text("soil\nweed\ncrop\n")
+    coding, _ = shares(masks, truth)
+    assert coding.names == ("soil", "weed", "crop")
 
 
 def test_a_list_of_classes_without_any_background(tmp_path: Path) -> None:

@@ -47,7 +47,6 @@ from plainunet.formats.legends import (
     find_legend,
     is_background,
     leave_out_void,
-    require_ground,
     without_commas,
 )
 from plainunet.formats.masks import THRESHOLD, VOID, stored_names
@@ -205,9 +204,6 @@ def with_legend(
         return known
     if legend:
         found = _values_of(legend, counts, known) or known
-        is_listed = legend.by_place and found.values == legend.values
-        if is_listed and take_census(counts).ground(found.ignore) == found.values[0]:
-            require_ground(legend, found.ignore)
         found, note = _without_void(legend, counts, found)
         reporter.note(f"note: classes from {legend.path}: {', '.join(found.classes)}")
         if note:

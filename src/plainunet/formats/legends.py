@@ -41,8 +41,6 @@ _HEADS = {
 }
 _MOST_FOLDERS = 1000
 _WHITE = 255
-_REST = re.compile(r"(?i)(others?|un\w+|none?|not?|rest|ground|empty|null|clutter)(?![^\W_])")
-"""Names of a class 0 that holds the rest, like a background."""
 _VOID_NAMES = {"void", "ignore", "ignored", "dontcare", "donotcare", "nodata"}
 
 
@@ -180,30 +178,6 @@ def _require_other_ground(
                 **ignored,
             },
             f"{name} is the background": {key: _stored(as_ground), "classes": as_ground.names},
-        },
-    )
-
-
-def require_ground(legend: Legend, ignore: int | None) -> None:
-    """Ask whether the first of a list, of which most pixels are, is class 0 or class 1.
-
-    It is class 1 if the list omits the background, and the masks do not hold the last class.
-    """
-    first = legend.names[0]
-    is_ground = is_background(first) or is_void(first) or _REST.match(first)
-    if is_ground or len(legend.names) < 3:
-        return
-    void = {} if ignore is None else {"ignore": ignore}
-    raise DataError(
-        f"{legend.path} names no background, but most of the mask pixels, also along the borders, "
-        "have value 0. Choose one.",
-        "which-background",
-        choices={
-            f"0 is the background, 1 is {first}, and no mask holds {legend.names[-1]}": {
-                "classes": ("background", *legend.names),
-                **void,
-            },
-            f"0 is {first}": {"classes": legend.names, **void},
         },
     )
 
