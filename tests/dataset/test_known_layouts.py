@@ -1515,3 +1515,16 @@ def test_folders_of_classes_whose_files_have_an_ending_each(tmp_path: Path) -> N
     write_split(tmp_path / "list.csv", pairs, tmp_path)
     listed = find_pairs(tmp_path, DataConfig(pairs="list.csv"))
     assert find_coding([pair.mask for pair in listed])[1].tolist() == pixels.tolist()
+
+
+def test_folders_next_to_the_images_are_not_offered_as_classes(tmp_path: Path) -> None:
+    """As cellpose writes them: masks/ and outlines/ next to the images."""
+    for n in range(4):
+        image(tmp_path / f"img_{n}.png")
+        image(tmp_path / f"flows/img_{n}_flows_cp_masks.png")
+        mask(tmp_path / f"masks/img_{n}_cp_masks.png")
+        mask(tmp_path / f"outlines/img_{n}_outlines_cp_masks.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    assert not any("is a class" in name for name in raised.value.choices)
+    assert all(len(pairs_of(tmp_path, **flags)) == 4 for flags in raised.value.choices.values())

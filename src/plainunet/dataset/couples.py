@@ -198,8 +198,10 @@ def _which_couple(
         if len(couples) > 1:
             choices[f"Images in {images}/, each folder in {above}/ is a class"] = flags
     for couple in found:
-        if pairs := _with_endings(couple, trees):
-            above = Path(_starred(couple[1])).parent
+        above = Path(_starred(couple[1])).parent
+        top = Path(_starred(couple[0]))
+        is_beside = above in (top, *top.parents)  # other things lie next to the images
+        if not is_beside and (pairs := _with_endings(couple, trees)):
             named = f"Images in {_starred(couple[0])}/, each folder in {above}/ is a class"
             choices[named] = {"pairs": pairs}
     reason = "several folders have matching file names. Choose"
