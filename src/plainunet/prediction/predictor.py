@@ -105,8 +105,8 @@ class InputCheck:
         if value is not None and value not in self._card.training.get("untagged", ()):
             self._warn_once(
                 f"pixels of {value:.10g} are predicted like measured ones, since nothing marks "
-                "them as nodata. If they are nodata, mark them in the file: rio edit-info "
-                f"--nodata={value:.10g} FILE"
+                "them as nodata. If they are nodata, mark them in the file, with the extra geo: "
+                f"rio edit-info --nodata={value:.10g} FILE"
             )
 
     def _check_channels(self, image: Windows) -> None:

@@ -457,17 +457,19 @@ def _find_values(images: Sequence[ImageSource], run: Run) -> tuple[list[str], li
         value = find_untagged(image)
         if value is not None:
             untagged.setdefault(value, path)
-    check = f"To list all of them:\n$ {command('plainunet', 'check', run.dataset.folder)}"
+    check = ""
+    if not isinstance(run.dataset, ShardedDataset):  # `check` reads none
+        check = f" To list all of them:\n$ {command('plainunet', 'check', run.dataset.folder)}"
     if len(found) > 1:
         types = " and ".join(f"{name} ({path})" for name, path in sorted(found.items()))
         run.reporter.note(
             f"warning: images are {types}. Each type is divided by its own maximum, so some may be "
-            f"darker than others. {check}"
+            f"darker than others.{check}"
         )
     for value, path in untagged.items():
         run.reporter.note(
             f"warning: {path} has pixels of {value:.10g}, and nothing marks them as nodata, so "
-            f"they are learnt as brightness. {check}"
+            f"they are learnt as brightness.{check}"
         )
     return sorted(found), sorted(untagged)
 
