@@ -154,7 +154,7 @@ def test_any_size_from_the_minimum(height: int, width: int, depth: int, train: b
 MORE = {"residual": True, "attention": True, "dropout": 0.1}
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"depth {depth}": {"depth": depth} for depth in range(1, 5)},
-    **{f"depth {depth}": {"depth": depth, "base_channels": 3} for depth in (6,)},
+    **{f"depth {depth}": {"depth": depth, "base_channels": 3} for depth in (5, 6)},
     **{f"{kind} norm": {"normalisation": kind} for kind in get_args(Normalisation)},
     "bilinear": {"upsampling": "bilinear"},
     "bilinear, depth 1": {"upsampling": "bilinear", "depth": 1},
