@@ -724,7 +724,7 @@ def test_sigterm_finishes_what_has_begun(checkpoints: dict[str, Path], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sigterm_resets_no_connection(checkpoints: dict[str, Path], processes: int) -> None:
     """Whoever could connect gets an answer; then the address refuses connections."""
     image, begun, failed = as_png(draw(60, 80)), threading.Event(), []
