@@ -247,6 +247,20 @@ def test_classes_are_numbered_in_order(tmp_path: Path) -> None:
     assert pixels.tolist() == [2, 2, 2, 0]
 
 
+def test_attributes_after_a_class_are_ignored(tmp_path: Path) -> None:
+    file, heard = tmp_path / "m.csv", list[str]()
+    file.write_text("ImageId,ClassId,EncodedPixels\na,20_2_7,1 1\na,6,3 2\nb,20_9,2 1\nb,20,4 1\n")
+    assert class_names(file) == ("background", "6", "20")
+    items = listed_images(file, {"a": (2, 3), "b": (2, 3)}, "rows", heard.append)
+    assert [read_ids(items[name]).ravel().tolist() for name in "ab"] == [
+        [2, 0, 1, 1, 0, 0],
+        [0, 2, 0, 2, 0, 0],
+    ]
+    assert heard == [f"{file}: attributes after a class are ignored: '20_2_7' is class 20."]
+    file.write_text("ImageId,ClassId,EncodedPixels\na,sea_1,1 1\na,2_3,3 2\n")
+    assert class_names(file) == ("background", "2_3", "sea_1")
+
+
 def test_classes_that_overlap_are_refused_with_their_share(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("id,class,rle\na,sea,1 3\na,sky,3 2\n")
     message = r"25\.00% .*sea, sky"

@@ -53,6 +53,8 @@ class Codes:
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    attribute: str = ""
+    """A class as in the file, if attributes follow its number."""
 
 
 def is_rle(file: Path) -> bool:
@@ -150,12 +152,23 @@ def _add_rows(codes: Codes, reader: Any, file: Path) -> None:
         codes.rows.setdefault(name, []).append(Row(line, class_name, code))
     if not codes.rows:
         raise Error(f"{file} lists no images. Copy it again, or pass another file.")
+    with_attributes = sorted(name for name in classes if "_" in name)
+    if with_attributes and all(re.fullmatch(r"\d+(_\d+)*", name) for name in classes):
+        codes.attribute = with_attributes[0]
+        classes = {_category(name) for name in classes}
+        for name, found in codes.rows.items():
+            codes.rows[name] = [row._replace(class_name=_category(row.class_name)) for row in found]
     if len(classes) > _MOST_CLASSES:
         raise Error(
             f"{file} names {len(classes)} classes; the maximum is {_MOST_CLASSES}. Merge some of "
             "them."
         )
     codes.classes = tuple(sorted(classes, key=_by_number))
+
+
+def _category(name: str) -> str:
+    """A class without the attributes after its number, as in Fashionpedia ("20_2_7")."""
+    return name.partition("_")[0]
 
 
 def _by_number(name: str) -> tuple[bool, float, str]:
@@ -242,6 +255,11 @@ def listed_images(
             f"The order of run-length codes is '{order}'. Pass --rle rows or --rle columns."
         )
     codes = read_codes(file)
+    if codes.attribute and on_note is not None:
+        on_note(
+            f"{file}: attributes after a class are ignored: '{codes.attribute}' is class "
+            f"{_category(codes.attribute)}."
+        )
     for name in sizes:
         if name not in codes.rows:
             raise Error(f"{file} does not list the image '{name}'. Add a line for it.")
