@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -197,6 +198,14 @@ def test_smoothed_black_and_white_is_thresholded(tmp_path: Path, damage: str) ->
     assert str(path) in heard.notes[0]
 
 
+def test_white_may_have_lost_a_level(tmp_path: Path) -> None:
+    """A blur in float32, cut to 8 bits, leaves 254 where all is white, and 255 in places."""
+    soft = np.where(DISC, 254, 0).astype(np.uint8)
+    soft = cv2.GaussianBlur(soft, (0, 0), 1)
+    soft[95:105, 90:110] = 255
+    assert find_coding([save(tmp_path / "mask.png", soft)])[0].kind == "threshold"
+
+
 def test_values_and_colours_exclude_each_other(tmp_path: Path) -> None:
     path = save(tmp_path / "mask.png", in_colour(IDS))
     with pytest.raises(ValueError, match=r"--colors .*--values"):
@@ -307,10 +316,13 @@ def test_many_values_in_8_bits_are_refused(num_classes: int | None) -> None:
     masks = [dict.fromkeys(range(66), 9)]
     deep = coding_of_values(census(*masks, deep=True), known(num_classes))
     assert deep == Instances()
-    with pytest.raises(
-        ValueError, match=r"\b66\b.*\b8\b.*--encoding threshold.*--encoding instances"
-    ):
+    with pytest.raises(DataError, match=r"\b66 values\b") as caught:
         coding_of_values(census(*masks), known(num_classes))
+    assert [*caught.value.choices.values()] == [{"encoding": "instances"}, {"encoding": "ids"}]
+    with pytest.raises(DataError) as caught:
+        coding_of_values(census(dict.fromkeys(range(0, 256, 3), 9)), known(num_classes))
+    answers = [{"encoding": "threshold"}, {"encoding": "instances"}]
+    assert [*caught.value.choices.values()] == answers
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,7 @@ def test_many_classes_in_8_bits_are_asked_about(tmp_path: Path, count: int) -> N
     assert contents is None
     (finding,) = findings.found
     assert finding.code == "many-values"
-    assert finding.message.endswith("--encoding ids." if count == 101 else "(--classes).")
+    assert finding.message.endswith(f"--encoding {'ids' if count == 101 else 'instances'} --write")
 
 
 def mask_file(folder: Path, number: int, suffix: str = ".png") -> Path:
@@ -541,6 +541,16 @@ def test_a_class_in_one_mask_that_is_not_the_last(tmp_path: Path, has_void: bool
         return
     assert line_of(findings.found[0]) == "plainunet check x --values 0 2 3 --ignore 1 --write"
     assert findings_of(tmp_path, [*[usual] * 7, odd], values=(0, 2, 3), ignore=1).found == []
+
+
+def test_many_rare_classes_are_one_finding(tmp_path: Path) -> None:
+    masks = [
+        np.kron([[0, 1], [2, number]], np.ones((9, 9))).astype(np.uint8) for number in range(3, 10)
+    ]
+    (finding,) = findings_of(tmp_path, masks, encoding="ids").found
+    assert finding.code == "rare-class"
+    assert finding.message.startswith("7 of 10 values occur in very few of the 7 masks.")
+    assert line_of(finding) == "plainunet check x --encoding instances --write"
 
 
 def test_a_stray_value_beside_an_ignored_255(tmp_path: Path) -> None:

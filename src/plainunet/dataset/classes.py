@@ -436,6 +436,8 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
         return "threshold"
     plain = main_values(counts) if len(present) > _MANY_IN_ONE_FILE else []
     if 2 < len(plain) <= len(present) // 2 and are_edges(counts, plain):
+        if all(min(value, 255 - value) <= _NEAR_END for value in plain):
+            return "threshold"  # white that was blurred, as 254, is white
         raise DataError(
             f"The masks hold {len(present)} values: {list_values(plain)}, and others along the "
             "edges from smoothing, which look like the classes in between. Export the masks again "
@@ -556,15 +558,24 @@ def _are_objects(census: Census, present: list[int], ignore: int | None) -> bool
         return False
     if not census.distinct:
         raise DataError(
-            f"The masks hold {len(present)} values in 8 bits, for example "
-            f"{census.place(ids[1])} of value {ids[1]}: too many for classes. If they are "
-            f"smoothed or were saved as JPEG, use --encoding threshold: {THRESHOLD} and above is "
-            "class 1; if they number objects, --encoding instances: all above 0 is class 1"
-            "; if they are class ids, "
-            + ("--encoding ids." if ids == [*range(len(ids))] else "name them all (--classes)."),
+            f"The masks hold {len(present)} values, for example {census.place(ids[1])} of value "
+            f"{ids[1]}: hardly as many classes. Choose one, or name all classes (--classes).",
             "many-values",
+            choices=_many_values(present, is_run=ids == [*range(len(ids))]),
         )
     return True
+
+
+def _many_values(present: Sequence[int], is_run: bool) -> dict[str, dict[str, Any]]:
+    """What many values in 8 bits may mean; `is_run`: no number up to the largest is missing."""
+    choices: dict[str, dict[str, Any]] = {}
+    if present[0] < THRESHOLD <= present[-1]:
+        smoothed = (
+            f"They are probabilities, smoothed or from JPEG: {THRESHOLD} and above is class 1"
+        )
+        choices[smoothed] = {"encoding": "threshold"}
+    choices["They number objects: all above 0 is class 1"] = {"encoding": "instances"}
+    return {**choices, "They are class ids": {"encoding": "ids"}} if is_run else choices
 
 
 def _class_ids(

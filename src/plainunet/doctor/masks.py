@@ -34,6 +34,7 @@ _STRAY = 1e-3  # published masks have single pixels of no class
 _FEW_MASKS = 0.05
 _MOST_SET_ASIDE = 20
 _FEW_EMPTY = 0.05
+_FEW_RARE = 4  # classes in very few masks that are reported one by one
 
 
 class Contents(NamedTuple):
@@ -168,7 +169,7 @@ def _add_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
 
 def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Source]:
     """The masks to exclude for an error."""
-    if problem.choices:
+    if problem.choices and problem.code != "many-values":
         return []
     if problem.code == "ambiguous-255":
         sides = [
@@ -419,19 +420,42 @@ def _check_rare(contents: Contents, findings: Findings) -> None:
     few = max(1, 0.02 * len(masks))
     if len(masks) < 5 or coding.num_classes < 3:
         return
-    for class_id in range(coding.num_classes):
-        holders = [masks[row] for row in np.flatnonzero(shows[:, class_id])]
-        if 0 < len(holders) <= few:
-            count = int(contents.pixels[:, class_id].sum())
-            fix, flags = _without_class(coding, class_id, holders)
-            findings.add(
-                "rare-class",
-                f"Class {class_id} occurs in {len(holders)} of {len(masks)} masks, {count} pixels: "
-                f"{', '.join(map(str, holders[:3]))}. If it is a mistake:",
-                holders,
-                fix=fix,
-                flags=flags,
-            )
+    held = [np.flatnonzero(shows[:, class_id]) for class_id in range(coding.num_classes)]
+    rare = [class_id for class_id, rows in enumerate(held) if 0 < len(rows) <= few]
+    if len(rare) > max(_FEW_RARE, coding.num_classes / 2) and not coding.names:
+        _add_many_rare(coding, rare, masks, findings)
+        return
+    for class_id in rare:
+        holders = [masks[row] for row in held[class_id]]
+        count = int(contents.pixels[:, class_id].sum())
+        fix, flags = _without_class(coding, class_id, holders)
+        findings.add(
+            "rare-class",
+            f"Class {class_id} occurs in {len(holders)} of {len(masks)} masks, {count} pixels: "
+            f"{', '.join(map(str, holders[:3]))}. If it is a mistake:",
+            holders,
+            fix=fix,
+            flags=flags,
+        )
+
+
+def _add_many_rare(
+    coding: Coding, rare: Sequence[int], masks: Sequence[Source], findings: Findings
+) -> None:
+    """Report classes of which most are rare: such values or colours number objects."""
+    is_colored = isinstance(coding, Colors)
+    has_ground = not isinstance(coding, Colors) or (0, 0, 0) in coding.colors
+    means = f"they number objects, and all but {'black' if is_colored else '0'} is one class:"
+    if not has_ground:
+        means = "they number segments, export masks of class ids instead."
+    findings.add(
+        "rare-class",
+        f"{len(rare)} of {coding.num_classes} {'colours' if is_colored else 'values'} occur in "
+        f"very few of the {len(masks)} masks. That is usual for many classes in few masks; if "
+        f"{means}",
+        fix=None,
+        flags={"encoding": "instances"} if has_ground else None,
+    )
 
 
 def _without_class(
