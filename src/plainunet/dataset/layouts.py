@@ -611,7 +611,7 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
         images = images or _worded(folder, IMAGE_WORD, MASK_WORD)
         others = [n for n in _folders(folder) if n != masks and next(walk(folder / n), None)]
         # rawimages/ next to visualized_groundtruth/
-        others = [name for name in others if not MASK_WORD.search(name)] or others
+        others = [name for name in others if not MASK_WORD.search(name)]
         images = images or (others[0] if len(others) == 1 else None)
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]

@@ -1,156 +1,33 @@
 """Match images with masks by file name, and report files without a partner."""
 
-import difflib
-import os
 import re
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, Files, Key
-from plainunet.formats.encoded import open_encoded
-from plainunet.formats.images import fitting_suffix
-from plainunet.formats.masks import holds_one_class
-from plainunet.formats.problems import Change, DataError, first_five
+from plainunet.dataset.unmatched import (
+    DEFINE_PAIRS,
+    Affixes,
+    Answers,
+    Matched,
+    common_affixes,
+    common_start,
+    cut,
+    further_masks,
+    has_letters,
+    list_answers,
+    require_partners,
+    words_of,
+)
+from plainunet.formats.problems import DataError, first_five
 from plainunet.formats.sources import ObjectFiles, Source, path_of
 from plainunet.reporter import Reporter, silent
 
-_FIX = (
-    "Add the partner, remove the file, or define the pairs: --pairs 'images/*.jpg:masks/*_m.png' "
-    "(one file per class: 'masks/*_{road,car}.png') or a CSV list with the columns image,mask: "
-    "--pairs list.csv"
-)
-_MOST_COMPARED = 50
-_ALIKE = 0.7
-
-
-class _Lonely(NamedTuple):
-    what: str  # what is missing
-    code: str
-    advice: str
-    partner_of: Callable[[Key], str]  # expected stem of the missing file
-    owner_of: Callable[[Key], str]  # expected stem of a partner's partner
-
-
-def _each(
-    keys: Sequence[Key],
-    files: Files,
-    others: Sequence[Key],
-    partners: Files,
-    missing: _Lonely,
-    named: object,
-    moves: dict[Path, Change],
-) -> Iterator[DataError]:
-    if not keys:
-        return
-    beside = _beside(partners, {*files.values()})
-    words = Counter(word for _, stem in chain(files, partners) for word in _words(stem))
-    # affixes shared by all masks would make all names similar
-    named_so = {(key[0], missing.owner_of(key)): key for key in others}
-    order = sorted(named_so)
-    for number, key in enumerate(keys):
-        wanted, path = missing.partner_of(key), files[key]
-        candidate = beside.get((key[0], wanted))
-        if candidate is None and number < _MOST_COMPARED:
-            near = _nearest(key, order)
-            candidate = partners[named_so[near]] if near else None
-        message, fix = f"{path} has no {missing.what} (expected: {named})", moves.get(path)
-        if candidate is not None:
-            message += f"; nearest is {candidate}"
-            new = candidate.with_name(wanted + _suffix(candidate))
-            # rename only one of two mismatched partners
-            is_free = fix is None and candidate not in moves and not new.exists()
-            if is_free and _is_slip(candidate.stem, wanted, words):
-                fix = moves[candidate] = Change("rename", (candidate,), (new,))
-        message += f". Add the partner, or {missing.advice}."
-        yield DataError(message, missing.code, [path], fix or "")
-
-
-def _with_nearest(keys: Sequence[Key], files: Files, others: Sequence[Key], partners: Files) -> str:
-    order = sorted(others)
-    listed: list[object] = []
-    for key in keys[:5]:
-        near = _nearest(key, order)
-        listed.append(f"{files[key]}{f' (nearest: {partners[near]})' if near else ''}")
-    return first_five([*listed, *keys[5:]])
-
-
-def _is_slip(name: str, wanted: str, words: Mapping[str, int]) -> bool:
-    """Whether a name is a misspelling: same numbers, mostly the same letters.
-
-    Not if both words in which the names differ have a meaning, as other names have them, too: the
-    left eye is not the right one.
-    """
-    differing = _words(name) ^ _words(wanted)
-    if differing and all(words[word] > 1 for word in differing):
-        return False
-    same_numbers = re.findall(r"\d+", name) == re.findall(r"\d+", wanted)
-    return same_numbers and difflib.SequenceMatcher(None, name, wanted).ratio() >= _ALIKE
-
-
-def _words(name: str) -> set[str]:
-    return {word for word in re.split(r"[\W_]+", name) if _worded(word)}
-
-
-def _nearest(key: Key, order: Sequence[Key]) -> Key | None:
-    at = bisect(order, key)
-    # similar names share a beginning, so they are close in sorted order
-    around = order[max(0, at - 200) : at + 200]
-    near = {stem: (where, stem) for where, stem in around if where == key[0]}
-    found = difflib.get_close_matches(key[1], near, 1)
-    return near[found[0]] if found else None
-
-
-def _beside(partners: Files, known: set[Path]) -> dict[Key, Path]:
-    """Files with a non-image suffix, by folder and stem: '7.dat', '8.png.bak'."""
-    folders = {where: path.parent for (where, _), path in partners.items()}
-    taken = known | set(partners.values())
-    return {
-        (where, name.partition(".")[0]): folder / name
-        for where, folder in folders.items()
-        if folder.is_dir()  # not a path of one file per class
-        for name in sorted(os.listdir(folder))  # noqa: PTH208 (ten times as fast)
-        if name[0] != "." and folder / name not in taken and (folder / name).is_file()
-    }
-
-
-def _suffix(path: Path) -> str:
-    try:
-        with open_encoded(path) as (kind, _):
-            return fitting_suffix(path, kind)
-    except (ValueError, FileNotFoundError):
-        return path.suffix
-
-
 _SAMPLE = 2000
-_MOST_ENDS = 20  # more are hardly classes
+_BETWEEN = r"[\W_]+"
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
-
-
-class _Affixes(NamedTuple):
-    """Parts removed from a stem before comparison."""
-
-    image_start: str = ""
-    image_end: str = ""
-    mask_start: str = ""
-    mask_end: str = ""
-
-    def __str__(self) -> str:
-        """Describe how a mask's name follows from its image's."""
-        sides = []
-        for image, mask in zip(self[:2], self[2:], strict=True):
-            if mask and image:
-                sides.append(f"'{mask}' instead of '{image}'")
-            elif image:
-                sides.append(f"the image's name without '{image}'")
-        if sides:
-            return ", ".join(sides)
-        if self.mask_start:
-            return f"'{self.mask_start}' + the image's name"
-        return f"the image's name + '{self.mask_end}'" if self.mask_end else "same name"
 
 
 def match_names(
@@ -166,7 +43,7 @@ def match_names(
     Files without a partner are reported. `as_they_are`: only equal stems match. `folder` is the
     one that `--pairs` is relative to.
     """
-    affixes = _Affixes()
+    affixes = Affixes()
     if as_they_are:
         joined = _join(images, masks, affixes)
     else:
@@ -182,14 +59,15 @@ def match_names(
         turned = _join_parts(masks, images, lambda found: found.string[found.end() :])
         ends = {image: mask for mask, image in turned.items()}
         unpadded = _join_as(images, masks, lambda where, stem: (where, _ZEROS.sub("", stem)))
-        others = places, starts, ends, unpadded, _join_folders(images, masks)
+        inside = _join_inside(images, masks)
+        others = places, starts, ends, unpadded, inside, _join_folders(images, masks)
         joined = max(joined, *others, key=len)
     if skip_unlabelled and joined:
         images = {key: path for key, path in images.items() if key in joined}
     mask_files = {key: path_of(mask) for key, mask in masks.items()}
     if not as_they_are and 0 < len(joined) < len(images) == len(masks):
         _require_no_shift(images, mask_files)
-    _require_all(_Matched(images, mask_files, affixes, joined, folder), reporter)
+    require_partners(Matched(images, mask_files, affixes, joined, folder), reporter)
     return {key: joined[key] for key in images if key in joined}
 
 
@@ -205,7 +83,7 @@ def _require_no_shift(images: Files, masks: Files) -> None:
         raise DataError(
             f"The masks' numbers differ from the images' by {steps.pop():+d}: the first are "
             f"{first} and {last}. If these belong together, number both the same; if not, add the "
-            f"missing files. {_FIX}.",
+            f"missing files. {DEFINE_PAIRS}.",
             "no-mask",
             [first, last],
         )
@@ -221,13 +99,29 @@ def _join_places(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
 
 
 def _join_as(
-    images: Files, masks: Mapping[Key, Source], form: Callable[[str, str], Key]
+    images: Files, masks: Mapping[Key, object], form: Callable[[str, str], Key]
 ) -> dict[Key, Key]:
     """Match names in a simpler form; {} if two names have the same form."""
     ours, theirs = ({form(*key): key for key in keys} for keys in (images, masks))
     if len(ours) < len(images) or len(theirs) < len(masks):
         return {}
     return {ours[key]: theirs[mask] for key, mask in _best(ours, theirs)[1].items()}
+
+
+def _join_inside(images: Files, masks: Mapping[Key, object]) -> dict[Key, Key]:
+    """Match names that differ in one word inside: 7_sat_01.jpg to 7_mask_01.png."""
+    ours, theirs = (
+        set.intersection(*({*re.split(_BETWEEN, stem)} for _, stem in keys)) if keys else set()
+        for keys in (images, masks)
+    )
+    words = {word for word in ours ^ theirs if has_letters(word)}
+    if not words or max(len(words & ours), len(words & theirs)) > 1:
+        return {}
+
+    def without(where: str, stem: str) -> Key:
+        return where, "_".join(part for part in re.split(_BETWEEN, stem) if part not in words)
+
+    return _join_as(images, masks, without)
 
 
 def _join_folders(images: Files, masks: Mapping[Key, Source]) -> dict[Key, Key]:
@@ -267,8 +161,8 @@ def patterns_of(images: Files, masks: Files) -> tuple[str, str]:
 def split_names(files: Files) -> tuple[dict[Key, Path], dict[Key, Path]]:
     """Separate images and masks in one folder by name; no masks if most have no partner."""
     best: tuple[tuple[int, bool], set[Key]] = ((0, False), set())
-    for affixes in _one_sided(files, files, lambda start, end: _Affixes("", "", start, end)):
-        longer = {key for key in files if _cut(key, affixes[2:]) in files}
+    for affixes in _one_sided(files, files, lambda start, end: Affixes("", "", start, end)):
+        longer = {key for key in files if cut(key, affixes[2:]) in files}
         shorter = files.keys() - longer
         # "1" and "1_rgb": the image has the longer name
         affix = affixes.mask_start or affixes.mask_end
@@ -323,6 +217,8 @@ def join_objects(images: Files, masks: Files, folder: Path = Path()) -> dict[Key
     several = [own for own in groups.values() if len(own) > 1]
     if not several and not by_folder:
         return {**masks}
+    if len(_join_inside(images, masks)) == len(images) == len(masks):
+        return {**masks}
     before, after = (len(_best(images, each)[1]) for each in (masks, groups))
     # without any match, the number tells images apart: mask_001.png
     fewer = len(masks) - before <= len(groups) - after
@@ -334,7 +230,7 @@ def join_objects(images: Files, masks: Files, folder: Path = Path()) -> dict[Key
     kinds = [name for name, count in names.items() if count > 1]
     same = all(own.keys() == first.keys() for own in groups.values())
     alike = same and len(first) > 1 and len(groups) > 1
-    if (len(kinds) > 1 and any(map(_worded, kinds))) or alike:
+    if (len(kinds) > 1 and any(map(has_letters, kinds))) or alike:
         raise _same_set(images, masks, groups, folder)
     joined: dict[Key, Source] = {}
     for key, own in groups.items():
@@ -354,36 +250,26 @@ def _same_set(
     in_folders = any(end.startswith("/") for end in own)
     paths = {key: next(iter(each.values())) for key, each in groups.items()}
     tops = {key: path.parent for key, path in paths.items()} if in_folders else paths
-    matched = _Matched(images, tops, affixes, joined, folder)
-    answers: _Answers = {}
+    matched = Matched(images, tops, affixes, joined, folder)
+    answers: Answers = {}
     # masks/7/, not ID/masks/, whose * would differ from that of ID/images/
     if not in_folders or all(path.name == key[1] for key, path in tops.items()):
         ends = {affixes.mask_end + end: path for end, path in own.items()}
         answers = matched.answers(next(iter(joined)), ends)
     if in_folders and not answers:  # 7/7_ids.png and 7/7_objects.png of 7/7.png
-        matched = _Matched(images, masks, *_best(images, masks), folder)
+        matched = Matched(images, masks, *_best(images, masks), folder)
         partners = {*matched.joined.values()}
         lonely = {key: path for key, path in masks.items() if key not in partners}
-        if stays := [*_of_images_that_stay(lonely, matched).values()]:
+        if stays := [*further_masks(lonely, matched).values()]:
             return stays[0]
     listed = list(own.values())
     return DataError(
         f"Each image has the same set of masks, such as {first_five(listed)}. "
-        f"{_chosen(answers) or _FIX}.",
+        f"{list_answers(answers) or DEFINE_PAIRS}.",
         "several-masks",
         listed,
         choices=answers,
     )
-
-
-_Answers = dict[str, dict[str, object]]  # meaning, and flags
-
-
-def _chosen(answers: _Answers) -> str:
-    listed = "; ".join(
-        f"{meaning}: --pairs '{flags['pairs']}'" for meaning, flags in answers.items()
-    )
-    return f"Choose. {listed}" if listed else ""
 
 
 def join_files(paths: Sequence[Path]) -> ObjectFiles:
@@ -437,27 +323,12 @@ def _of(files: Files, keys: Iterable[Key]) -> dict[Key, Path]:
     return {key: path for key, path in files.items() if key in chosen}
 
 
-def _cut(key: Key, affixes: Sequence[str]) -> Key | None:
-    start, end = affixes
-    if not start and not end:
-        return key
-    where, stem = key
-    core = stem[len(start) : len(stem) - len(end)]
-    if not stem.startswith(start) or not stem.endswith(end) or not (core or stem == end):
-        return None
-    if end and core and core[-1].isdigit() and end[0].isdigit():
-        return None
-    if start and core[0].isdigit() and start[-1].isdigit():
-        return None
-    return where, core
-
-
-def _join(images: Iterable[Key], masks: Iterable[Key], affixes: _Affixes) -> dict[Key, Key]:
-    by_core = {_cut(key, affixes[:2]): key for key in images}
+def _join(images: Iterable[Key], masks: Iterable[Key], affixes: Affixes) -> dict[Key, Key]:
+    by_core = {cut(key, affixes[:2]): key for key in images}
     by_core.pop(None, None)
     joined = {}
     for mask in masks:
-        image = by_core.get(_cut(mask, affixes[2:]))
+        image = by_core.get(cut(mask, affixes[2:]))
         if image is not None:
             joined[image] = mask
     return joined
@@ -465,8 +336,8 @@ def _join(images: Iterable[Key], masks: Iterable[Key], affixes: _Affixes) -> dic
 
 def _best(
     images: Mapping[Key, object], masks: Mapping[Key, object]
-) -> tuple[_Affixes, dict[Key, Key]]:
-    best: tuple[_Affixes, dict[Key, Key]] = _Affixes(), {}
+) -> tuple[Affixes, dict[Key, Key]]:
+    best: tuple[Affixes, dict[Key, Key]] = Affixes(), {}
     for affixes in _candidates(images, masks):
         joined = _join(images, masks, affixes)
         if len(joined) == len(images) == len(masks):
@@ -477,55 +348,57 @@ def _best(
     return best
 
 
-def _candidates(images: Mapping[Key, object], masks: Mapping[Key, object]) -> Iterator[_Affixes]:
-    yield _Affixes()
+def _candidates(images: Mapping[Key, object], masks: Mapping[Key, object]) -> Iterator[Affixes]:
+    yield Affixes()
     # img.png and label.png, one pair per folder
     stems = [{stem for _, stem in keys} for keys in (images, masks)]
     if all(len(each) == 1 for each in stems) and len(images) > 1:
-        yield _Affixes("", stems[0].pop(), "", stems[1].pop())
-    yield from _one_sided(images, masks, lambda start, end: _Affixes("", "", start, end))
-    yield from _one_sided(masks, images, lambda start, end: _Affixes(start, end, "", ""))
-    ours, theirs = ({word for _, stem in keys for word in _words(stem)} for keys in (images, masks))
+        yield Affixes("", stems[0].pop(), "", stems[1].pop())
+    yield from _one_sided(images, masks, lambda start, end: Affixes("", "", start, end))
+    yield from _one_sided(masks, images, lambda start, end: Affixes(start, end, "", ""))
+    ours, theirs = (
+        {word for _, stem in keys for word in words_of(stem)} for keys in (images, masks)
+    )
 
     def name_kinds(image: str, mask: str) -> bool:
         # a word that the others' names have, such as a site, does not tell images from masks
-        in_image, in_mask = _words(image), _words(mask)
+        in_image, in_mask = words_of(image), words_of(mask)
         return not ((in_mask - in_image) & ours or (in_image - in_mask) & theirs)
 
     for image, mask in _two_sided(images, masks):
         if name_kinds(image, mask):
-            yield _Affixes("", image, "", mask)
+            yield Affixes("", image, "", mask)
     for image, mask in _two_sided(
         [(where, stem[::-1]) for where, stem in images],
         [(where, stem[::-1]) for where, stem in masks],
     ):
         if name_kinds(image[::-1], mask[::-1]):
-            yield _Affixes(image[::-1], "", mask[::-1], "")
+            yield Affixes(image[::-1], "", mask[::-1], "")
     # "img_1" with "1_mask"
     if len(images) > 1 and len(masks) > 1:
-        shared, of_masks = _shared(images), _shared(masks)
+        shared, of_masks = common_affixes(images), common_affixes(masks)
         for affixes in (
-            _Affixes(shared[0], "", "", of_masks[1]),
-            _Affixes("", shared[1], of_masks[0], ""),
-            _Affixes(*shared, *of_masks),
+            Affixes(shared[0], "", "", of_masks[1]),
+            Affixes("", shared[1], of_masks[0], ""),
+            Affixes(*shared, *of_masks),
         ):
             own = [each for each in affixes if each and affixes.count(each) == 1]
-            if all(_worded(each) for each in own):
+            if all(has_letters(each) for each in own):
                 yield affixes
 
 
 def _one_sided(
     short: Mapping[Key, object],
     long: Mapping[Key, object],
-    as_affixes: Callable[[str, str], _Affixes],
-) -> list[_Affixes]:
+    as_affixes: Callable[[str, str], Affixes],
+) -> list[Affixes]:
     votes: Counter[tuple[str, str]] = Counter()
     for where, stem in _sample(list(long)):
-        for cut in range(1, len(stem)):
-            if (where, stem[:cut]) in short:
-                votes["", stem[cut:]] += 1
-            if (where, stem[cut:]) in short:
-                votes[stem[:cut], ""] += 1
+        for at in range(1, len(stem)):
+            if (where, stem[:at]) in short:
+                votes["", stem[at:]] += 1
+            if (where, stem[at:]) in short:
+                votes[stem[:at], ""] += 1
     return [as_affixes(*each) for each in _most(votes)]
 
 
@@ -537,10 +410,10 @@ def _two_sided(images: Iterable[Key], masks: Iterable[Key]) -> list[tuple[str, s
         at = bisect(order, key)
         for other in order[max(0, at - 1) : at + 1]:
             if other[0] == key[0]:
-                same = len(_beginning(other[1], key[1]))
+                same = len(common_start(other[1], key[1]))
                 ends = other[1][same:], key[1][same:]
                 # "1_01" and "1_02" are of one kind, not image and mask
-                if same and all(_worded(end) for end in ends):
+                if same and all(has_letters(end) for end in ends):
                     votes[ends] += 1
     # a single pair is recognised only by words such as -volume and -labels
     return [
@@ -557,235 +430,3 @@ def _most(votes: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _sample(keys: Sequence[Key]) -> Sequence[Key]:
     return keys[:: max(1, len(keys) // _SAMPLE)]
-
-
-def _worded(affix: str) -> bool:
-    return any(char.isalpha() for char in affix)
-
-
-def _beginning(one: str, other: str) -> str:
-    same = zip(one, other, strict=False)
-    return one[: next((at for at, (a, b) in enumerate(same) if a != b), min(len(one), len(other)))]
-
-
-def _shared(keys: Iterable[Key]) -> tuple[str, str]:
-    stems = [stem for _, stem in keys]
-    turned = [stem[::-1] for stem in stems]
-    # the common prefix of the first and last in sorted order is common to all
-    start = _beginning(min(stems), max(stems))
-    end = _beginning(min(turned), max(turned))[::-1]
-    # whole words only: "img_0" is "img_"
-    before, after = re.match(r".*[\W_]", start, re.S), re.search(r"[\W_].*", end, re.S)
-    return before[0] if before else start.rstrip("0123456789"), after[0] if after else ""
-
-
-class _Matched(NamedTuple):
-    """Images and masks, and which of them belong together by their names."""
-
-    images: Files
-    masks: Files
-    affixes: _Affixes
-    joined: Mapping[Key, Key]
-    folder: Path
-
-    def patterns(self, image: Key) -> tuple[str, str]:
-        """Folders of the images and of their masks as `--pairs` names them, * where they differ."""
-        mask = self.joined[image]
-        images = [self._below(self.images, each) for each in (image, *self.joined)]
-        masks = [self._below(self.masks, each) for each in (mask, *self.joined.values())]
-        starred = [_with_stars(images), _with_stars(masks)]
-        if starred[0].count("*") != starred[1].count("*"):
-            starred = [images[0], masks[0]]
-        first, second = (Path(*each, "*").as_posix() for each in starred)
-        return first, second
-
-    def start(self, image: Key) -> str:
-        """The `--pairs` up to the endings of the masks."""
-        first, second = self.patterns(image)
-        before, after, before_mask, _ = self.affixes
-        suffix = self.images[image].suffix
-        return f"{first[:-1]}{before}*{after}{suffix}:{second[:-1]}{before_mask}*"
-
-    def end_of(self, image: Key, mask: Key) -> str:
-        """What follows an image's name in a mask's."""
-        core = (_cut(image, self.affixes[:2]) or image)[1]
-        rest = mask[1].removeprefix(self.affixes.mask_start)
-        return rest.removeprefix(core) if rest.startswith(core) else ""
-
-    def answers(self, image: Key, masks: Mapping[str, Path]) -> _Answers:
-        """Meanings of several masks of each image, by their endings, and the flags of each."""
-        if not all(map(holds_one_class, masks.values())):
-            return {}
-        start, ends = self.start(image), [*masks]
-        shared, suffix = min(ends), masks[ends[0]].suffix
-        for end in ends:
-            shared = _beginning(shared, end)
-        words = re.match(r".*[\W_]|", shared, re.S)
-        same = words[0] if words else ""
-        found: _Answers = {}
-        names = [end[len(same) :] for end in ends]
-        if len(ends) <= _MOST_ENDS and all(re.fullmatch(r"[^{},*:]+", name) for name in names):
-            found["Each is a class"] = {"pairs": f"{start}{same}{{{','.join(names)}}}{suffix}"}
-        tail = _shared(("", end) for end in ends)[1]
-        tail = tail if min(map(len, ends)) > len(shared + tail) else ""
-        # "a_b_c" is "a_b" and "c" to '*_*', and "a" and "b" to '*_*_c'
-        if shared and not any(shared in end[len(shared) : len(end) - len(tail)] for end in ends):
-            found["All are objects of one class"] = {"pairs": f"{start}{shared}*{tail}{suffix}"}
-        return found
-
-    def only(self, image: Key, masks: Mapping[str, Path]) -> _Answers:
-        """Answers that one of these endings is that of the masks."""
-        start = self.start(image)
-        beside = self.images[image].parent in {path.parent for path in masks.values()}
-        more = {"skip_unlabelled": True} if beside else {}  # '*.png' matches the others, too
-        return {
-            f"Only *{end}{path.suffix} count": {"pairs": f"{start}{end}{path.suffix}", **more}
-            for end, path in masks.items()
-        }
-
-    def _below(self, files: Files, key: Key) -> list[str]:
-        top = files[key].parent
-        return [*(top.relative_to(self.folder) if top.is_relative_to(self.folder) else top).parts]
-
-
-def _with_stars(folders: list[list[str]]) -> list[str]:
-    """The first of these folders, with * for the names that differ; as it is if depths do."""
-    if len({*map(len, folders)}) > 1:
-        return folders[0]
-    return [each[0] if len({*each}) == 1 else "*" for each in zip(*folders, strict=True)]
-
-
-def _require_all(matched: _Matched, reporter: Reporter) -> None:
-    """Report images without a mask and masks without an image."""
-    images, masks, affixes, joined, _ = matched
-    partners = set(joined.values())
-    alone = [key for key in images if key not in joined]
-    lonely = [key for key in masks if key not in partners]
-    if not alone and not lonely:
-        return
-    named = "same name" if affixes == _Affixes() else affixes
-
-    def mask_of(image: Key) -> str:
-        return f"{affixes.mask_start}{(_cut(image, affixes[:2]) or image)[1]}{affixes.mask_end}"
-
-    def image_of(mask: Key) -> str:
-        return f"{affixes.image_start}{(_cut(mask, affixes[2:]) or mask)[1]}{affixes.image_end}"
-
-    problems = []
-    if alone:
-        listed = _with_nearest(alone, images, lonely or list(masks), masks)
-        problems.append(f"{len(alone)} images have no mask (expected: {named}): {listed}")
-    if lonely:
-        listed = _with_nearest(lonely, masks, alone or list(images), images)
-        problems.append(f"{len(lonely)} masks have no image: {listed}")
-    leave = " To skip images without a mask: --skip-unlabelled." if alone else ""
-    where_masks_are = {path.parent for path in masks.values()}
-    both = [key for key in alone if images[key].parent in where_masks_are]
-    maybe = {key: images[key] for key in both} | {key: masks[key] for key in lonely}
-    several = _of_images_that_stay(maybe, matched)
-    alone = [key for key in alone if key not in several]
-    lonely = [key for key in lonely if key not in several]
-    channels = _channels(alone, matched)
-    alone = [key for key in alone if key not in channels]
-    moves: dict[Path, Change] = {}
-    no_mask = _Lonely("mask", "no-mask", "leave it out (--skip-unlabelled)", mask_of, image_of)
-    no_image = _Lonely("image", "no-image", "remove it", image_of, mask_of)
-    each = [
-        *dict.fromkeys([*several.values(), *channels.values()]),
-        *_each(alone, images, lonely, masks, no_mask, named, moves),
-        *_each(lonely, masks, alone, images, no_image, named, moves),
-    ]
-    reporter.problem(
-        DataError(
-            f"{'; '.join(problems)}. {_FIX}.{leave}",
-            each[0].code,
-            [file for problem in each for file in problem.files],
-            # one error if the names have nothing in common
-            parts=each if joined or moves else (),
-        )
-    )
-
-
-def _of_images_that_stay(lonely: Files, matched: _Matched) -> dict[Key, DataError]:
-    """The error for masks that look like further masks of images, by mask and by image."""
-    images, masks, _, joined, _ = matched
-    further = _further(lonely, matched)
-    owner = next((key for key in further if key in joined), None)
-    if owner is None:
-        return {}
-    own_end = matched.end_of(owner, joined[owner])
-    ends = {own_end: masks[joined[owner]]}
-    ends |= {end: lonely[key] for own in further.values() for end, key in own.items()}
-    owned = [{*further.get(image, ()), own_end} for image in joined]
-    owned += [{*own} for image, own in further.items() if image not in joined]
-    everywhere = set.intersection(*owned)
-    answers = matched.only(owner, {end: ends[end] for end in ends if end in everywhere})
-    if own_end:  # no pattern joins "7" and "7_b"
-        answers |= matched.answers(owner, ends)
-    files = []
-    for image, own in further.items():
-        files += [*(lonely[key] for key in own.values()), images[image]]
-        files += [masks[joined[image]]] if image in joined else []
-    first = lonely[next(iter(further[owner].values()))]
-    more = f", and {len(further) - 1} more images have such masks" if len(further) > 1 else ""
-    problem = DataError(
-        f"{first} looks like another mask of {images[owner]}, next to {masks[joined[owner]]}{more}"
-        f". {_chosen(answers) or 'Remove it, or define the pairs by a CSV list (--pairs)'}; or add "
-        "the image that it belongs to.",
-        "several-masks",
-        files,
-        choices=answers,
-    )
-    left = [*(key for own in further.values() for key in own.values()), *(further.keys() - joined)]
-    return dict.fromkeys(left, problem)
-
-
-def _further(lonely: Files, matched: _Matched) -> dict[Key, dict[str, Key]]:
-    """Files without a partner that may be masks of an image, by image and by ending."""
-    images, masks, affixes, joined, _ = matched
-    cores = {_cut(key, affixes[:2]): key for key in images}
-    further: dict[Key, dict[str, Key]] = defaultdict(dict)
-    for where, stem in lonely:
-        rest = stem.removeprefix(affixes.mask_start)
-        # "7" or "7_", if the images are named 7_rgb
-        starts = (at for match in re.finditer(r"[\W_]", rest) for at in match.span())
-        for start in sorted({*starts} - {len(rest)}, reverse=True):
-            owner = cores.get((where, rest[:start]))
-            # next to images, the longer name may be another image without a mask
-            if owner and (owner in joined or (where, stem) in masks):
-                further[owner][rest[start:]] = where, stem
-                break
-    known = {end for owner, own in further.items() if owner in joined for end in own}
-    # a single one with an ending of its own is misspelt
-    return {
-        owner: own
-        for owner, own in further.items()
-        if owner in joined or len(own) > 1 or own.keys() <= known
-    }
-
-
-def _channels(alone: Iterable[Key], matched: _Matched) -> dict[Key, DataError]:
-    """Errors for images with one file per channel, as nnU-Net has them: 7_0001.png."""
-    images, masks, affixes, joined, _ = matched
-    number = re.compile(r"_\d{4}$")
-    if not number.fullmatch(affixes.image_end):
-        return {}
-    firsts = {number.sub("", stem): (where, stem) for where, stem in joined}
-    files: dict[Key, list[Key]] = defaultdict(list)
-    for where, stem in alone:
-        first = firsts.get(number.sub("", stem)) if number.search(stem) else None
-        if first is not None and first[0] == where:
-            files[first].append((where, stem))
-    found: dict[Key, DataError] = {}
-    for first, others in files.items():
-        paths, mask = [images[key] for key in (first, *others)], masks[joined[first]]
-        problem = DataError(
-            f"{first_five(paths)} are the channels of one image in separate files. Save them as "
-            "one TIFF or .npy file with all channels, named like the mask. To use only the first: "
-            f"--pairs '{f'{affixes.image_end}{paths[0].suffix}:'.join(matched.patterns(first))}"
-            f"{mask.suffix}'.",
-            "several-channels",
-            paths,
-        )
-        found |= dict.fromkeys(others, problem)
-    return found
