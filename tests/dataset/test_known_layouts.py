@@ -1404,9 +1404,16 @@ def test_images_of_four_bands_are_a_choice(tmp_path: Path) -> None:
 def test_the_only_other_folder_is_that_of_the_images(tmp_path: Path) -> None:
     names = each("R_frames-with-annotations/{p}/{n}.png", "R_annotations/{p}/{n}.png", {"creek": 3})
     draw_pairs(tmp_path, *names)
-    with pytest.raises(DataError, match="--masks R_annotations\n"):
-        find_pairs(tmp_path)
+    assert [row[:2] for row in pairs_of(tmp_path)] == names
     assert [row[:2] for row in pairs_of(tmp_path, masks="R_annotations")] == names
+
+
+def test_folders_of_masks_are_no_images_of_each_other(tmp_path: Path) -> None:
+    for n in range(3):
+        for kind in ("left", "right"):
+            mask(tmp_path / f"truth/{kind}_labels/{n}.png")
+    with pytest.raises(DataError, match="no images of these masks"):
+        find_pairs(tmp_path)
 
 
 def test_the_printed_pairs_leave_out_a_split_without_masks(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from plainunet.dataset.layouts import Key, join_classes
-from plainunet.dataset.matching import match_names, split_names
+from plainunet.dataset.matching import join_objects, match_names, split_names
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.problems import Change, DataError
 from plainunet.reporter import Collected
@@ -173,6 +173,18 @@ def test_one_folder_in_which_a_mask_is_missing() -> None:
 def test_a_folder_without_masks() -> None:
     for stems in (("cat", "cat_2", "dog", "x", "y"), STEMS, ("f_1", "f_2", "f_3"), ()):
         assert split_names(files(*stems)) == (files(*stems), {})
+
+
+def test_a_word_inside_the_names_tells_masks_from_images() -> None:
+    images = {("", f"{n}_sat_{n % 3}"): Path("images", f"{n}_sat_{n % 3}.jpg") for n in range(9)}
+    masks = {("", f"{n}_mask_{n % 3}"): Path("masks", f"{n}_mask_{n % 3}.jpg") for n in range(9)}
+    assert join_objects(images, masks) == masks
+    found = match_names(images, masks)
+    assert found == {image: mask for image, mask in zip(images, masks, strict=True)}
+    # two such words are classes or objects
+    more = {("", f"{n}_{word}_1"): Path(f"{n}_{word}_1.jpg") for n in range(9) for word in "ab"}
+    with pytest.raises(DataError):
+        match_names(images, more)
 
 
 def test_a_single_pair_is_recognised_by_its_words() -> None:

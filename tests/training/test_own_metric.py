@@ -122,12 +122,12 @@ def test_a_metric_of_two_masks_is_one_of_each_image(
 def test_ignored_pixels_are_in_no_mask() -> None:
     seen = []
 
-    def areas(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
+    def half(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> float:
         seen.append((int(truth.sum()), int(prediction.sum())))
         return 0.5
 
     truth = np.array([[0, 1, 255, 255]], np.uint8)
-    scores = OwnMetric(given_part(areas)).score_masks(truth, np.array([[0, 0, 1, 255]]), 3)
+    scores = OwnMetric(given_part(half)).score_masks(truth, np.array([[0, 0, 1, 255]]), 3)
     assert seen == [(1, 2), (1, 0)]
     assert scores[:2].tolist() == [0.5, 0.5]
     assert np.isnan(scores[2])
@@ -183,6 +183,9 @@ def test_built_in_names_and_nameless_functions_are_refused(
     def dice(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
         return missed(confusion)
 
-    for metric in (dice, lambda confusion: missed(confusion), 3):
+    def size(confusion: NDArray[np.int64]) -> NDArray[np.float64]:  # a key of the results
+        return missed(confusion)
+
+    for metric in (dice, size, lambda confusion: missed(confusion), 3):
         with pytest.raises(PartError):
             train(data, tmp_path / "run", tiny, metrics=metric)

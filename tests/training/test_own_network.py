@@ -288,6 +288,19 @@ def test_a_time_budget_times_it(draw: Draw, tmp_path: Path) -> None:
     assert "batch size" in plan
 
 
+def test_lazy_layers_get_their_weights_before_training(tmp_path: Path) -> None:
+    def lazy(in_channels: int, num_classes: int) -> nn.Module:
+        layers = nn.LazyConv2d(4, 3, padding=1), nn.LazyBatchNorm2d(), nn.LazyConv2d(num_classes, 1)
+        return nn.Sequential(*layers)
+
+    network = make_own_network(given_part(lazy), 3, 2)
+    network.check([(32, 40)])
+    save_checkpoint(tmp_path / "a.safetensors", network, make_card(2))
+    again = load_checkpoint(tmp_path / "a.safetensors", [given_part(lazy)])[0].eval()
+    image = torch.rand(1, 3, 20, 24)
+    assert torch.equal(again(image), network.eval()(image))
+
+
 def test_sizes_are_padded_to_its_divisor() -> None:
     class Sevens(nn.Conv2d):
         size_divisor = 7

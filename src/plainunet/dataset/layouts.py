@@ -59,6 +59,7 @@ VARIES = re.compile(
 """Where names of folders of splits, patients and sequences differ."""
 _NO_DATA = (".", "@eaDir", "@Recycle", "#recycle", "__MACOSX")
 _DEEPEST = 4
+_MOST_VALUES = 64  # in a mask; images have more
 _MOST_DIFFERENT = 0.03  # of the variance, between small copies of an image
 _BRIGHTNESS = np.array((0.299, 0.587, 0.114), np.float32)
 _BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's for images in train/
@@ -377,7 +378,9 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
         alike = len({VARIES.sub("", name) for name in fits}) == 1  # GT_01 and GT_02
         if len(fits) > 1 and not alike and not any(map(find_part, fits)):
             answers = [name for name in fits if _has_images_for(folder, name)]
-            raise WhichFolderError(folder, answers or fits, "--masks" if answers else None)
+            if len(answers) != 1:
+                raise WhichFolderError(folder, answers or fits, "--masks" if answers else None)
+            fits = answers
     return fits[0] if len(fits) == 1 else None
 
 
@@ -611,7 +614,8 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
         images = images or _worded(folder, IMAGE_WORD, MASK_WORD)
         others = [n for n in _folders(folder) if n != masks and next(walk(folder / n), None)]
         # rawimages/ next to visualized_groundtruth/
-        others = [name for name in others if not MASK_WORD.search(name)]
+        plain = [name for name in others if not MASK_WORD.search(name)]
+        others = plain or [name for name in others if _shows_photos(folder / name)]
         images = images or (others[0] if len(others) == 1 else None)
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
@@ -624,6 +628,13 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
         )
     same = masks is None or (folder / masks).samefile(folder / images)
     return Root(folder / images, None if same or masks is None else folder / masks)
+
+
+def _shows_photos(folder: Path) -> bool:
+    """Whether the first image of a folder has more values than a mask."""
+    with suppress(ValueError, OSError, StopIteration):
+        return len(np.unique(read_image(next(walk(folder))))) > _MOST_VALUES
+    return False
 
 
 def _has_images_for(folder: Path, masks: str) -> bool:

@@ -115,7 +115,7 @@ def _join_inside(images: Files, masks: Mapping[Key, object]) -> dict[Key, Key]:
         for keys in (images, masks)
     )
     words = {word for word in ours ^ theirs if has_letters(word)}
-    if not words or max(len(words & ours), len(words & theirs)) > 1:
+    if len(images) < 2 or not words or max(len(words & ours), len(words & theirs)) > 1:
         return {}
 
     def without(where: str, stem: str) -> Key:

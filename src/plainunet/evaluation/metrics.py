@@ -157,6 +157,8 @@ PER_CLASS: Metrics = {"dice": dice, "iou": iou, "precision": precision, "recall"
 """The scores of each class; whatever shows or logs scores takes their names from the results."""
 _LABELS = {"dice": "Dice", "iou": "IoU"}
 _LOGGED = ("dice", "iou")
+# the other keys of an image's scores in the results
+_TAKEN = ("image", "group", "size", "areas", "boundary", "objects")
 
 
 class OwnMetric:
@@ -177,8 +179,10 @@ class OwnMetric:
         self.name = part.name.rpartition(":")[2].rpartition(".")[2]
         if not callable(part.made) or not self.name.isidentifier():
             raise PartError(f"{self._flag}: is no function with a name. Define one with def.")
-        if self.name in (*PER_CLASS, "accuracy"):
-            raise PartError(f"{self._flag}: {self.name} is built in. Give it another name.")
+        if self.name in (*PER_CLASS, "accuracy", *_TAKEN):
+            raise PartError(
+                f"{self._flag}: {self.name} has a meaning in the results. Give it another name."
+            )
 
     def __call__(self, confusion: Counts) -> Floats:
         """Compute the scores.

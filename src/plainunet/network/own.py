@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 
 from plainunet.network.sizes import Sizes
 from plainunet.network.unet import UNet, set_statistics
@@ -210,7 +211,12 @@ def make_own_network(part: Part, in_channels: int, num_classes: int) -> OwnNetwo
         "normalisation": "none" if can_tile else "instance",
         "valid": False,
     }
-    return OwnNetwork(body, architecture)
+    network = OwnNetwork(body, architecture)
+    if any(map(is_lazy, (*body.parameters(), *body.buffers()))):  # nn.LazyConv2d
+        side = max(64, divisor)
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, in_channels, side, side))
+    return network.train()
 
 
 def copy_part(part: Part) -> Part:
