@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -198,6 +199,23 @@ def test_the_demo(command: Commands, tmp_path: Path) -> None:
     assert len(load_config(tmp_path / "demo" / "run" / "config.toml").classes) == 3
     served = tmp_path / "demo" / "run" / "best.safetensors"
     assert result.stdout.splitlines()[-1].endswith(f": plainunet serve {served} --ui")
+
+
+@pytest.mark.slow
+def test_a_stopped_demo_is_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    words = [sys.executable, "-m", "plainunet", "demo", "--out", out]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=env) as process:
+        while not (out / "run" / "config.toml").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        shown = process.stderr.read()
+    assert process.returncode == 130
+    assert shown.endswith(f"To run it from the start: plainunet demo --out {out}\n")
+    assert "--resume" not in shown
 
 
 @pytest.mark.skipif(find_spec("gradio") is not None, reason="Gradio is installed")
@@ -831,18 +849,18 @@ def test_names_that_are_not_utf8_can_be_printed(
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (["--lr", "x"], "learning_rate"),
-        (["--batch=x"], "batch_size"),
-        (["--batch_size", "x"], "batch_size"),
-        (["--imgsz", "0", "--epochs", "x"], "epochs"),
-        (["--gradient-accumulation-steps", "x"], "gradient_accumulation"),
-        (["--ignore-index", "x"], "ignore"),
-        (["--early-stopping", "x"], "patience"),
-        (["--amp", "x"], "precision"),
-        (["--amp", "--epochs", "x"], "epochs"),  # a switch elsewhere
-        (["--no-amp", "--epochs", "x"], "epochs"),
-        (["--device", "0", "--epochs", "x"], "epochs"),
-        (["--device=cuda:0", "--epochs", "x"], "epochs"),
+        (["--lr", "x"], "--learning-rate"),
+        (["--batch=x"], "--batch-size"),
+        (["--batch_size", "x"], "--batch-size"),
+        (["--imgsz", "0", "--epochs", "x"], "--epochs"),
+        (["--gradient-accumulation-steps", "x"], "--gradient-accumulation"),
+        (["--ignore-index", "x"], "--ignore"),
+        (["--early-stopping", "x"], "--patience"),
+        (["--amp", "x"], "--precision"),
+        (["--amp", "--epochs", "x"], "--epochs"),  # a switch elsewhere
+        (["--no-amp", "--epochs", "x"], "--epochs"),
+        (["--device", "0", "--epochs", "x"], "--epochs"),
+        (["--device=cuda:0", "--epochs", "x"], "--epochs"),
         (["--device", "cuda:1"], r"--device .*CUDA_VISIBLE_DEVICES=1\b"),
         (["--weights", "x"], r"unknown option: --weights\b.*--pretrained\b"),
     ],
@@ -862,6 +880,22 @@ def test_flags_of_other_tools_lead_to_ours(command: Commands, given: list[str], 
 )
 def test_flags_that_are_arguments_here(command: Commands, line: str, usage: str) -> None:
     refused(command(*line.split()), line.split()[1], f"plainunet {usage}")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("predict x y", "error: --out is missing. Usage"),
+        ("predict x y --out", "error: --out needs a value. Usage"),
+        ("serve x y", "error: unexpected argument: y. Usage"),
+        (
+            "predict x y --out z --save overlays",
+            "error: --save: 'overlays'.* Did you mean 'overlay'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_plainly(command: Commands, line: str, said: str) -> None:
+    refused(command(*line.split()), f"^{said}")
 
 
 def test_a_switch_of_other_tools_is_test_time_augmentation(command: Commands) -> None:

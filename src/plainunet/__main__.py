@@ -180,14 +180,14 @@ def _run() -> int:
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
         if isinstance(error.__cause__, ValidationError):
-            _complain(explain(error.__cause__, TrainConfig))
+            _complain(explain(error.__cause__, TrainConfig, as_flags=True))
             return 2
         usage = _usage((error.command_chain or ["--help"])[-1], error.target)
         if isinstance(error, UnknownOptionError):
             known = [name for each in error.argument_collection for name in each.names]
             _complain(_unknown(error.token.keyword or error.token.value, known, usage))
         else:
-            _complain(f"{' '.join(str(error).split())} Usage: {usage}")
+            _complain(f"{_wrong_usage(error)} Usage: {usage}")
         return 2
     except Exception as error:
         if interrupt := _find_interrupt(error):
@@ -231,6 +231,18 @@ def _usage(verb: str, function: Callable[..., object] | None) -> str:
         if each.kind == each.KEYWORD_ONLY and each.default is each.empty:
             words += [f"--{each.name}", each.name.upper()]
     return " ".join(["plainunet", verb, *words])
+
+
+def _wrong_usage(error: Exception) -> str:
+    """What is wrong with a command line."""
+    from cyclopts import MissingArgumentError, UnusedCliTokensError
+
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected argument: {error.unused_tokens[0]}."
+    argument = getattr(error, "argument", None)
+    if isinstance(error, MissingArgumentError) and argument and not argument.tokens:
+        return f"{argument.name} {'is missing' if error.keyword is None else 'needs a value'}."
+    return " ".join(str(error).split())
 
 
 def _unknown(flag: str, known: list[str], usage: str) -> str:

@@ -788,8 +788,17 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, serve: Flag = False) -> int
     options = ServeOptions(port=0, ui=True)
     if serve:
         _require_server(options)
-    with made_anew(out / ".demo.json", [out / "run", out / "masks"]):
-        model = _run_demo(out, seed)
+    try:
+        with made_anew(out / ".demo.json", [out / "run", out / "masks"]):
+            model = _run_demo(out, seed)
+    except KeyboardInterrupt as error:
+        given = [
+            *(("--out", out) if out != Path("demo") else ()),
+            *(("--seed", seed) if seed else ()),
+        ]
+        again = command("plainunet", "demo", *given)
+        error.args = (f"the demo was stopped. To run it from the start: {again}",)
+        raise
     if serve:
         _serve(model, options, "auto", "auto", "auto", None)
     else:

@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from plainunet.errors import Error
+from plainunet.errors import Error, unknown_choice
 from plainunet.parts import is_own
 
 
@@ -52,18 +52,23 @@ class Settings(BaseModel):
         return type(self)(**{**given, **update}) if update else copied
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Describe invalid settings, and the fix, in one line."""
+def explain(error: ValidationError, model: type[BaseModel], as_flags: bool = False) -> str:
+    """Describe invalid settings, and the fix, in one line; `as_flags`: of the command line."""
     problems = error.errors()
     # a list with a wrong element is also reported as too short
     inner = {each["loc"][:end] for each in problems for end in range(1, len(each["loc"]))}
-    return "; ".join(_explain(each, model) for each in problems if each["loc"] not in inner)
+    outer = [each for each in problems if each["loc"] not in inner]
+    return "; ".join(_explain(each, model, as_flags) for each in outer)
 
 
-def _explain(problem: Any, model: type[BaseModel]) -> str:
+def _explain(problem: Any, model: type[BaseModel], as_flags: bool) -> str:
     place = problem["loc"]
     # not the number of a wrong value of a list: the value is shown
     key = ".".join(map(str, place[:-1] if isinstance(place[-1], int) else place))
+    key = f"--{key.replace('_', '-')}" if as_flags else key
+    if problem["type"] == "literal_error":
+        choices = re.findall("'([^']*)'", problem["ctx"]["expected"])
+        return unknown_choice(key, problem["input"], choices)
     if problem["type"] != "extra_forbidden":
         message = problem["msg"].removeprefix("Value error, ")
         return f"{key}: {message} (got {problem['input']!r})"

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,11 @@ def require_choice(given: object, known: Iterable[str], name: str) -> None:
     """
     known = list(known)
     if given not in known:
-        near = difflib.get_close_matches(str(given), known, 1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise Error(
-            f"{name}: {describe(given)} is unknown. {hint}Choose one of {', '.join(known)}.",
-            "argument",
-        )
+        raise Error(unknown_choice(name, given, known), "argument")
+
+
+def unknown_choice(name: str, given: object, known: Sequence[str]) -> str:
+    """The message for a value that is not among those known."""
+    near = difflib.get_close_matches(str(given), known, 1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{name}: {given!r} is unknown. {hint}Choose one of {', '.join(known)}."

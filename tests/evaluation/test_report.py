@@ -537,7 +537,7 @@ def test_the_report_describes_the_evaluation(draw: Callable[[Path], Path], tmp_p
     for expected in (
         "U-Net, 4 base channels, depth 2",
         "24 x 32 pixels",
-        f"plainunet evaluate {run / 'best.safetensors'} {data} --split all",
+        f"plainunet evaluate {run / 'best.safetensors'} {data} --split all --html {page}",
         "0, 1, 2",
         f"{result.dice:.4f}",
         "epochs",

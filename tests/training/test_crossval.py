@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import plainunet
 from plainunet.config import TrainConfig
 from plainunet.dataset.split import read_split
+from plainunet.errors import Error
 from plainunet.evaluation.scores import CrossValidation, Spread
 from plainunet.network.card import CheckpointError
 from plainunet.network.checkpoint import load_checkpoint
@@ -97,6 +98,9 @@ def test_out_of_fold_scores_are_those_of_the_folds(done: Done) -> None:
     spread = result.over_folds()
     known = [each for each in dice if each is not None]
     assert spread is not None
+    assert result.over_folds("accuracy") is not None
+    with pytest.raises(Error, match="metric: 'nonsense' is unknown"):
+        result.over_folds("nonsense")
     assert len(known) == 3
     assert spread[:2] == pytest.approx((mean(known), stdev(known)))
     assert (spread.lowest, spread.highest) == (min(known), max(known))

@@ -131,7 +131,7 @@ def evaluate(
             options = {"split": split, **folder, "objects": objects}
             flags = [*_flags(options), *flags_of("metrics", own)]
             flags += flags_of("network", parts_of(network, "--network"))
-            again = command("plainunet", "evaluate", checkpoint, path, *flags)
+            again = command("plainunet", "evaluate", checkpoint, path, *flags, "--html", html)
             about = About(str(checkpoint), str(path), again)
             _write_report(html, result, predictor, dataset, about)
     return Scores(checkpoint, result, html)

@@ -278,9 +278,16 @@ class FoldScores:
     """As `Scores.as_dict`, without the rows of the images."""
 
     def score(self, metric: str = "dice", aggregate: Aggregate = "per_image") -> float | None:
-        """Return the mean over foreground classes of "dice", "iou" or another metric."""
-        found: float | None = self.scores[aggregate][metric]["mean_foreground"]
-        return found
+        """Return the mean over foreground classes of "dice", "iou" or another metric.
+
+        Raises:
+            Error: There is no such metric.
+        """
+        require_choice(aggregate, AGGREGATES, "aggregate")
+        require_choice(metric, ["accuracy", *metric_labels(self.scores["pooled"])], "metric")
+        found = self.scores[aggregate][metric]
+        mean: float | None = found if metric == "accuracy" else found["mean_foreground"]
+        return mean
 
 
 @dataclass(frozen=True)

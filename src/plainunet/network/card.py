@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import shlex
 import subprocess
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +24,8 @@ KEY = "plainunet"
 """Key of the JSON in a file's metadata."""
 BEST_FILE = "best.safetensors"
 """Name of the checkpoint in a run folder."""
+LAST_FOLDER = "last"
+"""Name of the folder in a run folder with the state that it is resumed from."""
 MODEL_FILES = ("model.safetensors", "model.onnx")
 """Names of the model in a folder of `Predictor.save_pretrained`."""
 FOLDS_FILE = "crossval.json"
@@ -187,6 +190,11 @@ def find_checkpoints(path: str | Path) -> list[Path]:
     for name in (BEST_FILE, *MODEL_FILES):
         if (path / name).is_file():
             return [path / name]
+    if (path / LAST_FOLDER).is_dir():
+        raise CheckpointError(
+            f"{path}: this run has no {BEST_FILE} yet. Wait for it, or if it was stopped, go on "
+            f"with: plainunet train --resume {shlex.quote(str(path))}"
+        )
     if not (path / FOLDS_FILE).is_file():
         raise CheckpointError(
             f"{path}: is a folder without {BEST_FILE} or {MODEL_FILES[0]}. Use a checkpoint or a "

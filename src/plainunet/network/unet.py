@@ -280,7 +280,7 @@ def _run(block: nn.Module, *features: Tensor) -> Tensor:
 
 def _check_architecture(architecture: dict[str, Any]) -> None:
     for name, least in {"in_channels": 1, "num_classes": 2, "base_channels": 1, "depth": 1}.items():
-        if not isinstance(architecture[name], int):
+        if type(architecture[name]) is not int:
             raise wrong(name, architecture[name], "an integer")
         if architecture[name] < least:
             raise Error(f"{name} is {architecture[name]}; it must be at least {least}.")

@@ -531,6 +531,8 @@ class Predictor:
         Returns:
             A mask [H, W] uint8 of each, as by `predict`.
         """
+        for image in images:
+            _require_windows(image)
         if not images:
             return []
         found = []
@@ -605,8 +607,7 @@ class Predictor:
 
     def _bands(self, image: Windows, first: int) -> Iterator[Logits]:
         """Logits of the mean probabilities over all views, at the image's own size."""
-        if isinstance(image, np.ndarray):
-            raise wrong("image", image, "its windows, as by Predictor.prepare")
+        _require_windows(image)
         self.warn_of(image)
         bands = partial(self._mean_bands, image)
         yield from in_smaller_parts(bands, self._views, first)
@@ -614,6 +615,11 @@ class Predictor:
     def _mean_bands(self, image: Windows, first: int) -> Iterator[Logits]:
         streams = [view.bands(image, first) for view in self._views]
         return (self._backend.mean(bands) for bands in aligned_bands(streams))
+
+
+def _require_windows(image: Windows) -> None:
+    if isinstance(image, np.ndarray):
+        raise wrong("image", image, "its windows, as by Predictor.prepare")
 
 
 def load_model(

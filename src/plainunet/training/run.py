@@ -21,7 +21,7 @@ from plainunet.errors import Error
 from plainunet.evaluation.metrics import Metrics, logged_metrics, with_own
 from plainunet.files import write_whole
 from plainunet.formats.problems import command
-from plainunet.network.card import BEST_FILE
+from plainunet.network.card import BEST_FILE, LAST_FOLDER
 from plainunet.network.losses import LOSSES, Loss, OwnLoss
 from plainunet.parts import NO_PARTS, OwnParts
 from plainunet.reporter import Reporter, silent
@@ -36,9 +36,9 @@ class RunFolder:
         """Name the files; none is opened."""
         self.path = path
         self.best = path / BEST_FILE  # the checkpoint of the best epoch
-        self.state = path / "last" / "state.pt"  # what resuming needs
+        self.state = path / LAST_FOLDER / "state.pt"  # what resuming needs
         # the run's id in each tracker, and the last step that was logged
-        self.trackers = path / "last" / "trackers.json"
+        self.trackers = path / LAST_FOLDER / "trackers.json"
         self.config = path / "config.toml"  # all settings
         self.plan = path / "plan.txt"  # the plan, with a reason for each line
         self.split = path / SPLIT_FILE  # all pairs with their splits
@@ -73,7 +73,7 @@ class RunFolder:
 
     def journal(self, name: str) -> Path:
         """Counts of an unfinished evaluation; `name` distinguishes concurrent ones."""
-        return self.path / "last" / f"judged-{name}.json"
+        return self.path / LAST_FOLDER / f"judged-{name}.json"
 
     def require_state(self) -> None:
         """Raise a FileNotFoundError if the folder has no saved state."""

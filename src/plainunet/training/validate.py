@@ -405,6 +405,10 @@ def _save_images(
         run.reporter.advance(done)
     best, data = run.folder.best, run.dataset.folder
     own = dataclasses.replace(run.parts, loss=None, augment=None).flags()
-    about = About(str(best), str(data), command("plainunet", "evaluate", best, data, *own))
+    about = About(
+        str(best),
+        str(data),
+        command("plainunet", "evaluate", best, data, *own, "--html", "report.html"),
+    )
     ordered = [shown[index] for index in in_report]
     write_report(run.folder.report, result, ordered, predictor, held_out, about)
