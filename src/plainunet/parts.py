@@ -4,6 +4,7 @@ A part is a Python object, or its name, `package.module:object`. Names are impor
 user typed them, never because a file says so.
 """
 
+import hashlib
 import importlib
 import re
 import sys
@@ -11,6 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,14 @@ def given_part(made: Any) -> Part:
 
 
 def name_of(made: Any) -> str:
-    """The name of an object: of its module, and its own or that of its class."""
+    """The name of an object: of its module, and its own or that of its class.
+
+    A `functools.partial` has that of its function and a digest of its arguments.
+    """
+    if isinstance(made, partial):
+        given = re.sub(r" at 0x\w+", "", repr((made.args, sorted(made.keywords.items()))))
+        digest = hashlib.sha256(given.encode()).hexdigest()[:8]
+        return f"{name_of(made.func)}.<partial_{digest}>"
     named = made if hasattr(made, "__qualname__") else type(made)
     return f"{named.__module__}:{named.__qualname__}"
 

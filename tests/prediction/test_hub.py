@@ -14,12 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from plainunet import Error, Predictor, TrainConfig, train
 from plainunet.evaluation.tune import tune
 from plainunet.formats.images import read_image
 from plainunet.network.card import CheckpointError
 from plainunet.network.checkpoint import load_checkpoint
+from plainunet.network.own import make_own_network
+from plainunet.parts import Part
 from plainunet.prediction.drawing import write_rgb
 
 from ..folders import draw_rectangles
@@ -77,6 +80,15 @@ def test_a_network_in_memory_is_saved(tmp_path: Path) -> None:
     text = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "None recorded" in text
     assert "Not stated." in text
+
+
+def test_the_model_card_of_ones_own_network_says_how_to_load_it(tmp_path: Path) -> None:
+    network = make_own_network(Part(nn.Conv2d(3, 2, 1), "mine:Net"), 3, 2)
+    as_predictor(network, make_card(2)).save_pretrained(tmp_path / "model")
+    text = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert 'Predictor.from_pretrained("model", network="mine:Net")' in text
+    assert "| network | `mine:Net` |" in text
+    assert "A network for" in text
 
 
 def test_a_folder_needs_no_library_and_no_network(

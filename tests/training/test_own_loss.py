@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from plainunet import TrainConfig
 from plainunet.__main__ import _run
 from plainunet.network.losses import OwnLoss, cross_entropy, deep_loss
-from plainunet.parts import NO_PARTS, OwnParts, Part, PartError, given_part
+from plainunet.parts import NO_PARTS, OwnParts, Part, PartError, given_part, is_own
 from plainunet.settings import load_config
 from plainunet.training.train import resume, train
 
@@ -215,6 +216,15 @@ def test_a_script_may_be_imported_under_its_own_name() -> None:
     assert dataclasses.replace(part, name="other:alias").is_named(f"{__name__}:mean_square")
     assert not part.is_named("elsewhere:mean_square")
     assert not part.is_named("__main__:tversky")
+
+
+def test_partial_functions_are_told_apart_by_their_arguments() -> None:
+    soft, same, hard = (given_part(partial(mean_square, weight=each)) for each in (1, 1, 2))
+    assert soft.is_named(same.name)
+    assert not soft.is_named(hard.name)
+    assert soft.name.startswith(f"{__name__}:mean_square.<partial_")
+    assert OwnParts(loss=soft).flags() == []
+    assert is_own(soft.name)
 
 
 def test_commands_name_all_parts_that_can_be_imported() -> None:

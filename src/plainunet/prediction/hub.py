@@ -155,6 +155,7 @@ def write_card(card: Card, architecture: Mapping[str, Any], about: About, exampl
         "input": "scaled to fit in {} x {}".format(*card.size)
         if card.size
         else f"scaled by {card.factor:g}",
+        "factory": architecture.get("factory", ""),
         "network": f"{architecture['base_channels']} base channels, depth {architecture['depth']}",
         "cleaning": ", ".join(cleaning) or "none",
         "threshold": card.threshold if len(card.class_names) == 2 else "none (arg-max)",
