@@ -138,9 +138,9 @@ def test_no_legend(folder: Path) -> None:
         (
             "label_colors.txt",
             "bar,2,0,200,9\ndisc,1,255,0,0\n",
-            ("bar", "disc"),
-            ((0, 200, 9), (255, 0, 0)),
-            (2, 1),
+            ("disc", "bar"),
+            ((255, 0, 0), (0, 200, 9)),
+            (1, 2),
         ),
         (
             "label_colors.txt",
@@ -159,10 +159,10 @@ def test_no_legend(folder: Path) -> None:
         *(
             (
                 "class_dict.csv",
-                f"{heads},r,g,b\nground,3,0,0,0\ndisc,1,255,0,0\n",
+                f"{heads},r,g,b\nground,1,0,0,0\ndisc,3,255,0,0\n",
                 ("ground", "disc"),
                 ((0, 0, 0), (255, 0, 0)),
-                (3, 1),
+                (1, 3),
             )
             for heads in ("name,label", "name,class", "label,class", "name,Class ID")
         ),
@@ -266,3 +266,22 @@ def test_commas_in_quoted_names(tmp_path: Path) -> None:
     legend = read_legend(path)
     assert legend is not None
     assert legend.names == ("background", "ripe fruit / big", "un ripe")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("class,value\nweed,2\ncrop,1\nsoil,0\n", ("soil", "crop", "weed")),
+        ("value\tname\n40\tcrop\n0\tsoil\n80\tweed\n", ("soil", "crop", "weed")),
+        ("id,name,r,g,b\n0,bar,0,0,0\n2,spot,255,0,0\n1,cell,0,0,255\n", ("bar", "cell", "spot")),
+        ("name,hex\nsoil,#000000\nweed,#C8C8C8\ncrop,#646464\n", ("soil", "crop", "weed")),
+        ("name,hex\nweed,#FF0000\ncrop,#00FF00\nsoil,#000000\n", ("weed", "crop", "soil")),
+    ],
+)
+def test_classes_are_in_the_order_of_their_values(
+    tmp_path: Path, text: str, names: tuple[str, ...]
+) -> None:
+    (tmp_path / "legend.csv").write_text(text)
+    legend = read_legend(tmp_path / "legend.csv")
+    assert legend is not None
+    assert legend.names == names

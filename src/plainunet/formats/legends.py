@@ -449,13 +449,16 @@ def _read_list(path: Path, classes: list[Any]) -> Legend | None:
 
 
 def _in_order(legend: Legend) -> Legend:
-    """Put the background class first (of two, void is one); the others keep their order."""
+    """Put the background class first (of two, void is one), the others by value if there are any.
+
+    Ids from 0 on so stay class ids, whatever the order of the lines.
+    """
     names = without_commas(legend.names)
     is_two = len(names) == 2 and not any(map(is_background, names))
     is_first = [
         name.strip(" _").casefold() == "void" if is_two else is_background(name) for name in names
     ]
-    order = sorted(range(len(names)), key=lambda k: not is_first[k])
+    order = sorted(range(len(names)), key=lambda k: (not is_first[k], *legend.stored[k : k + 1]))
     return legend._replace(names=names).take(order)
 
 
