@@ -285,3 +285,19 @@ def test_classes_are_in_the_order_of_their_values(
     legend = read_legend(tmp_path / "legend.csv")
     assert legend is not None
     assert legend.names == names
+
+
+def test_names_with_commas_and_slashes(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("Boden\nGras, Kräuter\nStraße/Weg\n")
+    legend = read_legend(tmp_path / "classes.txt")
+    assert legend is not None
+    assert legend.names == ("Boden", "Gras / Kräuter", "Straße/Weg")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("text", ["Straße\nGebäude\n", "name,r,g,b\nStraße,1,2,3\nGebäude,4,5,6\n"])
+def test_encodings_of_text(tmp_path: Path, encoding: str, text: str) -> None:
+    (tmp_path / "classes.txt").write_text(text, encoding=encoding)
+    legend = read_legend(tmp_path / "classes.txt")
+    assert legend is not None
+    assert legend.names == ("Straße", "Gebäude")

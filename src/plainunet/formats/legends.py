@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from os.path import commonpath
@@ -31,7 +32,7 @@ _NUMBER_LAST = re.compile(r"([^\W\d][^,;:=\t]*)[,;:=\t]\s*(\d+)$")
 _NAME_ID = re.compile(r"(.*?)[\s,;:]+(\d+)((?:[\s,;]+\d+){3})$")
 _WITH_ALPHA = re.compile(r"(.*[\s,;:]\d+[\s,;]+\d+[\s,;]+\d+)[\s,;]+(?:0|255)$")
 _HEX = re.compile(r"#?([0-9a-f]{6})", re.I)
-_NAME = re.compile(r"[^\W\d][\w &()+'-]*")
+_NAME = re.compile(r"[^\W\d][\w &()+',/-]*")
 _NAME_HEADS = ("name", "class name", "label name", "class", "label")  # the best first
 _HEADS = {
     **{head: head[0] for head in ("r", "g", "b", "red", "green", "blue")},
@@ -272,7 +273,7 @@ def read_legend(path: Path) -> Legend | None:
     """
     require_regular(path)
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = _decode(path.read_bytes())
     except PermissionError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}). Change its permissions, or remove it.",
@@ -291,6 +292,16 @@ def read_legend(path: Path) -> Legend | None:
     names = [line for line in lines if line != "__ignore__"]
     is_list = len(set(names)) == len(names) > 1 and all(map(_NAME.fullmatch, names))
     return _listed(path, names) if path.suffix.lower() == ".txt" and is_list else None
+
+
+def _decode(data: bytes) -> str:
+    """Decode a text file: UTF-8, UTF-16 (Excel's Unicode text), or else Windows' Western Europe."""
+    if data[:2] in (BOM_UTF16_LE, BOM_UTF16_BE):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
 
 
 def _listed(path: Path, names: Sequence[str]) -> Legend:
