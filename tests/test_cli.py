@@ -278,7 +278,7 @@ def test_flags_win_over_the_file(command: Commands, trained: Trained, tmp_path: 
         ("train DATA", ["train DATA --out RUN"]),
         ("train --out RUN", ["train DATA --out RUN"]),
         ("evaluate best.safetensors", ["DATA"]),
-        ("evaluate a b --split validation", ["split: ", "'val'"]),
+        ("evaluate a b --split validation", ["--split: ", "Did you mean 'val'"]),
         ("predict a --out b", ["IMAGES"]),
         ("predict a b", ["plainunet predict CHECKPOINT IMAGES --out OUT"]),
         ("tarin DATA", ["tarin", "(?i)did you mean.*train"]),
@@ -680,7 +680,7 @@ def test_a_network_of_ones_own_is_shown(command: Commands) -> None:
         ("--size 15 240", "16 x 240"),
         ("--valid --size 572 570", "width .* 556 or 572"),
         (f"--size 160 {'9' * 30}", "1048576"),
-        ("--valid --deep-supervision", "deep_supervision: needs padded .*leave out valid"),
+        ("--valid --deep-supervision", "--deep-supervision: needs padded .*leave out valid"),
     ],
 )
 def test_what_is_no_network_is_refused(command: Commands, flags: str, said: str) -> None:

@@ -476,7 +476,7 @@ def compare(
     split: Literal["train", "val", "test", "all"] | None = None,
     folder: Folder = _FOLDER,
     json_file: Json = None,
-    device: Annotated[Device, Parameter(help="Device to run on.")] = "auto",
+    device: Where = "auto",
     precision: Arithmetic = "auto",
     metrics: Scores = (),
     network: Own = (),

@@ -70,7 +70,8 @@ def _explain(problem: Any, model: type[BaseModel], as_flags: bool) -> str:
         choices = re.findall("'([^']*)'", problem["ctx"]["expected"])
         return unknown_choice(key, problem["input"], choices)
     if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
+        message = problem["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+        message = message.replace("Input should be", "must be")
         return f"{key}: {message} (got {problem['input']!r})"
     known = model.model_fields if len(problem["loc"]) == 1 else Growth.model_fields
     nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)

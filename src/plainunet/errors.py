@@ -88,5 +88,6 @@ def require_choice(given: object, known: Iterable[str], name: str) -> None:
 def unknown_choice(name: str, given: object, known: Sequence[str]) -> str:
     """The message for a value that is not among those known."""
     near = difflib.get_close_matches(str(given), known, 1)
+    near += [each for each in known if str(given).startswith(each)]  # validation, for val
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return f"{name}: {given!r} is unknown. {hint}Choose one of {', '.join(known)}."

@@ -41,6 +41,7 @@ from plainunet.formats.masks import mask_size
 from plainunet.formats.problems import DataError, as_problem, command
 from plainunet.formats.shards import is_sharded
 from plainunet.formats.sources import Window, files_of
+from plainunet.page import plural
 from plainunet.palette import default_names
 from plainunet.parts import PartError, running
 from plainunet.reporter import Collected, Reporter, silent
@@ -297,7 +298,7 @@ def check_pairs(
     if problems:
         more = len(problems) - _MOST_LISTED
         raise Error(
-            f"{len(problems)} problem{'s' * (len(problems) > 1)} with the data:\n  "
+            f"{plural(len(problems), 'problem')} with the data:\n  "
             + "\n  ".join(map(str, problems[:_MOST_LISTED]))
             + (f"\n  and {more} more" if more > 0 else "")
             + (f"\n{advice}" if advice else "")

@@ -4,10 +4,10 @@ The images are given ones, those held out from training, or synthetic ones.
 """
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -27,7 +27,7 @@ from plainunet.network.card import Card
 from plainunet.prediction.exported import HINTS, need
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, track
-from plainunet.system import cores
+from plainunet.system import cores, fastest
 from plainunet.training.run import RunFolder
 
 Both = tuple[NDArray[np.float32], NDArray[np.uint8]]
@@ -251,8 +251,8 @@ def agree(
     between, own, other = (np.zeros((classes, classes), np.int64) for _ in range(3))
     difference, seconds = 0.0, np.zeros(2)
     for each in track(examples, "checking", len(examples), reporter):
-        (expected, ids), first = _timed(lambda image: predict_both(predictor, image), each.image)
-        (found, mask), second = _timed(run, each.image)
+        (expected, ids), first = fastest(partial(predict_both, predictor, each.image), _REPEATS)
+        (found, mask), second = fastest(partial(run, each.image), _REPEATS)
         seconds += first, second
         worst = float(np.abs(found - expected).max())
         difference = max(difference, float("inf") if np.isnan(worst) else worst)
@@ -286,16 +286,6 @@ def choose(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.u
     binary = len(probabilities) == 2
     mask: NDArray[Any] = probabilities[1] >= threshold if binary else probabilities.argmax(0)
     return mask.astype(np.uint8)
-
-
-def _timed(run: Callable[[NDArray[Any]], Both], image: NDArray[Any]) -> tuple[Both, float]:
-    """The result, and the time of the fastest run [s]."""
-    times = []
-    for _ in range(_REPEATS):
-        begun = time.perf_counter()
-        result = run(image)
-        times.append(time.perf_counter() - begun)
-    return result, min(times)
 
 
 def open_whole(path: Path, precision: str) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:

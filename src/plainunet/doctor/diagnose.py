@@ -243,7 +243,7 @@ def _find(data: Path, config: DataConfig, findings: Findings) -> list[Pair]:
     if len(pairs) < 2:
         findings.add(
             "too-few",
-            f"{data} has {len(pairs)} image{'s' * (len(pairs) != 1)} with a mask; at least 2 are "
+            f"{data} has {plural(len(pairs), 'image')} with a mask; at least 2 are "
             "needed, for training and validation. Add more.",
             [pair.image for pair in pairs],
             fix=None,

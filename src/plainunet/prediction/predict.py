@@ -351,7 +351,7 @@ class Predictions:
 
 def count_results(what: str, written: int, where: object, skipped: int, failed: int) -> str:
     """The final message of a prediction: how many masks or rows there are, and were before."""
-    parts = [f"{written} {what}{'s' * (written != 1)} in {where}"]
+    parts = [f"{plural(written, what)} in {where}"]
     if skipped:
         parts.append(f"{skipped} already existed (--overwrite replaces them)")
     if failed:

@@ -1,8 +1,7 @@
 """The backend of a network in PyTorch, and its acceleration by OpenVINO where that is faster."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -17,6 +16,7 @@ from plainunet.network.own import Network
 from plainunet.prediction.backends import Geometry, Turn, choose_classes, enlarge_array
 from plainunet.prediction.exported import Run, compile_openvino, need
 from plainunet.reporter import drop_warnings
+from plainunet.system import fastest
 
 
 class TorchBackend:
@@ -211,12 +211,12 @@ def accelerate(backend: TorchBackend, images: NDArray[np.float32], count: float)
     """
     if find_spec("openvino") is None:
         return None
-    seconds, logits = _timed(lambda: backend.run(images).numpy())
+    logits, seconds = fastest(lambda: backend.run(images).numpy(), _REPEATS)
     if seconds * count < WORTH:
         return None
     try:
         backend.run_by(convert(backend, images), images)
-        faster, others = _timed(lambda: backend.run(images).numpy())
+        others, faster = fastest(lambda: backend.run(images).numpy(), _REPEATS)
     except Exception as error:  # of two libraries, for any reason: PyTorch can always run it
         backend.run_by(None, images)
         return f"OpenVINO cannot run this network ({type(error).__name__}); PyTorch does."
@@ -249,18 +249,6 @@ def convert(backend: TorchBackend, images: NDArray[np.float32]) -> Run:
     model.reshape(openvino.PartialShape(list(batch.shape)))
     precision = "bf16" if backend.precision == torch.bfloat16 else "fp32"
     return compile_openvino(model, precision)
-
-
-def _timed(
-    run: Callable[[], NDArray[np.float32]],
-) -> tuple[float, NDArray[np.float32]]:
-    """The time of the fastest run [s], and its result."""
-    times = []
-    for _ in range(_REPEATS):
-        begun = time.perf_counter()
-        result = run()
-        times.append(time.perf_counter() - begun)
-    return min(times), result
 
 
 def _ids(logits: NDArray[np.float32]) -> NDArray[np.intp]:

@@ -133,7 +133,7 @@ def show_diagnosis(
         console.print("\nFinally, to continue with the valid pairs, run this once:", style="bold")
         console.print(f"  $ {printable(result.last_fix)}", markup=False)
     said = ", ".join(
-        f"{count} {severity}{'s' * (count != 1)}"
+        plural(count, severity)
         for severity in ("error", "warning", "note")
         if (count := sum(each.severity == severity for each in result.findings))
     )

@@ -29,6 +29,7 @@ from plainunet.network.device import autocast, choose_device, choose_precision, 
 from plainunet.network.losses import cross_entropy_dice
 from plainunet.network.own import Network, copy_part, make_own_network
 from plainunet.network.unet import UNet, deep_logits
+from plainunet.page import plural
 from plainunet.parts import Part
 from plainunet.prediction.drawing import Colors, write_comparison, write_mask
 from plainunet.prediction.predictor import Predictor
@@ -200,7 +201,7 @@ def measure_machine(
     pixels = batch * _SIZE[0] * _SIZE[1]
     if device.type != "cuda":
         threads = torch.get_num_threads()
-        name = f"{threads} CPU thread{'s' * (threads != 1)}, {precision}"
+        name = f"{plural(threads, 'CPU thread')}, {precision}"
         if device.type == "mps":
             name = f"an Apple GPU, {precision}"
         return Machine(small.passes / pixels, total_memory(), name, small.update)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -412,9 +412,9 @@ def _ceiling_at(ceilings: Mapping[int, float], side: float) -> float:
         return 1.0
     # a band along boundaries is lost, half as wide if pixels are half as large
     sides, lost = np.array(list(ceilings)), np.maximum(1 - np.array(list(ceilings.values())), 1e-6)
-    for end in (0, -1):
-        if side <= sides[0] if end == 0 else side >= sides[-1]:
-            return max(0.0, 1 - float(lost[end] * sides[end]) / side)
+    if not sides[0] < side < sides[-1]:
+        end = 0 if side <= sides[0] else -1
+        return max(0.0, 1 - float(lost[end] * sides[end]) / side)
     return 1 - float(np.exp(np.interp(np.log(side), np.log(sides), np.log(lost))))
 
 
@@ -430,11 +430,15 @@ def growth_cost(growth: Sequence[Any]) -> float:
     Its stages are taken for fractions of the epochs, as without a budget: the targets above were
     tuned with it.
     """
-    cost, before = 0.0, 0.0
-    for stage in (*growth, {"until": 1.0, "scale": 1.0}):
-        until, scale = dict(stage)["until"], dict(stage)["scale"]
-        cost, before = cost + (until - before) * scale**2, until
-    return cost
+    return sum(fraction * scale**2 for fraction, scale in _stages(growth))
+
+
+def _stages(growth: Sequence[Any]) -> Iterator[tuple[float, float]]:
+    """The fraction of a run and the scale of each stage, that at full size last."""
+    before = 0.0
+    for stage in map(dict, (*growth, {"until": 1.0, "scale": 1.0})):
+        yield stage["until"] - before, stage["scale"]
+        before = stage["until"]
 
 
 def count_passes(seconds: float, step: float, pixels: float, growth: Sequence[Any] = ()) -> float:
@@ -446,11 +450,9 @@ def count_passes(seconds: float, step: float, pixels: float, growth: Sequence[An
         pixels: Time per sample for its pixels at full size [s].
         growth: The stages of progressive resizing.
     """
-    passes, before = 0.0, 0.0
-    for stage in (*growth, {"until": 1.0, "scale": 1.0}):
-        until, scale = dict(stage)["until"], dict(stage)["scale"]
-        passes, before = passes + (until - before) * seconds / (step + pixels * scale**2), until
-    return passes
+    return sum(
+        fraction * seconds / (step + pixels * scale**2) for fraction, scale in _stages(growth)
+    )
 
 
 def choose_size(sizes: Sequence[tuple[int, int]], side: int = 256) -> tuple[int, int]:
@@ -712,19 +714,20 @@ _IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
 
 def check_window(config: TrainConfig, reporter: Reporter) -> None:
     """Report the input size and settings without effect; a size that does not fit is an error."""
-    reporter.note(_describe_size(config, config.window))
-    _check_size(config, config.window)
-    _check_objects(config, config.window, reporter)
+    reporter.note(_describe_size(config))
+    _check_size(config)
+    _check_elastic(config, reporter)
     for name, without, is_idle in _IDLE:
         if getattr(config, name) != TrainConfig.model_fields[name].default and is_idle(config):
             flag = name.replace("_", "-")
             reporter.note(f"note: --{flag} has no effect {without}")
 
 
-def _check_size(config: TrainConfig, size: tuple[int, int]) -> None:
+def _check_size(config: TrainConfig) -> None:
     """Refuse an input size that is too small for the network's depth."""
     if config.network:
         return  # tried on images of this size
+    size = config.window
     smallest = 2 ** (config.depth + 1)
     scales = [stage.scale for stage in config.growth] + [1]
     if min(scaled_size(size, min(scales))) < smallest:
@@ -736,9 +739,9 @@ def _check_size(config: TrainConfig, size: tuple[int, int]) -> None:
         )
 
 
-def _check_objects(config: TrainConfig, size: tuple[int, int], reporter: Reporter) -> None:
+def _check_elastic(config: TrainConfig, reporter: Reporter) -> None:
     """Refuse elastic deformation that is too strong for the input size, or warn of it."""
-    side = min(size)
+    size, side = config.window, min(config.window)
     if config.elastic > side / 4:
         raise Error(
             f"--elastic {config.elastic:g} is too strong for an input size of {size[0]} x {size[1]}"
@@ -751,7 +754,8 @@ def _check_objects(config: TrainConfig, size: tuple[int, int], reporter: Reporte
         )
 
 
-def _describe_size(config: TrainConfig, window: tuple[int, int]) -> str:
+def _describe_size(config: TrainConfig) -> str:
+    window = config.window
     if not config.patch:
         return f"input size {window[0]} x {window[1]}"
     of = "" if config.factor == 1 else f" of images scaled to {config.factor:.0%}"

@@ -265,8 +265,11 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     figure = Figure(figsize=(10, 3))
     margins = {"left": 0.11, "right": 0.98, "bottom": 0.17, "top": 0.9, "wspace": 0.4}
     loss, dice, rate = figure.subplots(1, 3, gridspec_kw=margins)
-    loss.plot(epochs, [row["loss"] for row in rows], marker=".")
-    loss.set(title="training loss", xlabel="epoch", yscale="log")
+    losses = [row["loss"] for row in rows]
+    loss.plot(epochs, losses, marker=".")
+    # an own loss may be negative, as -Dice
+    scale = "linear" if any(each is not None and each <= 0 for each in losses) else "log"
+    loss.set(title="training loss", xlabel="epoch", yscale=scale)
     validated = [row for row in rows if row["validation"]]
     for way in ("per_image", "pooled"):
         values = [row["validation"][way]["dice"]["mean_foreground"] for row in validated]

@@ -57,7 +57,10 @@ class TrainingState:
     network: Network
     optimizers: list[Optimizer]
     average: WeightAverage | None
-    scaler: torch.amp.GradScaler | None = None
+    scaler: torch.amp.GradScaler = field(
+        default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False)
+    )
+    """Of the gradients in fp16; else it does nothing."""
     epoch: int = 0
     """Finished epochs."""
     step: int = 0
@@ -110,7 +113,7 @@ class TrainingState:
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average and self.average.network.state_dict(),
-            "scaler": self.scaler and self.scaler.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "job": job(),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
@@ -134,8 +137,7 @@ class TrainingState:
             optimizer.load_state_dict(saved)
         if self.average:
             self.average.network.load_state_dict(content["average"])
-        if self.scaler:
-            self.scaler.load_state_dict(content["scaler"])
+        self.scaler.load_state_dict(content["scaler"])
         for name, value in content["counters"].items():
             setattr(self, name, value)
 

@@ -100,7 +100,7 @@ class Trainer:
                 self._precision,
             ),
             WeightAverage(network, config.ema) if config.ema else None,
-            torch.amp.GradScaler(self._device.type) if self._precision == torch.float16 else None,
+            torch.amp.GradScaler(self._device.type, enabled=self._precision == torch.float16),
             accumulation=config.gradient_accumulation,
         )
         self._batches = self._make_batches()
@@ -139,7 +139,7 @@ class Trainer:
             is_new = state.batch > 0 or (self._rows and self._rows[-1]["validation"] is None)
             is_late = run.end is not None and not state.is_over and is_new
             if is_late or not run.folder.best.exists():
-                self._save_best(state.average.network if state.average else state.network)
+                self._keep_last()
         while not is_over:
             if run.config.patience and state.waited >= run.config.patience:
                 waited = plural(state.waited, "epoch")
@@ -487,14 +487,13 @@ class Step:
                 value += loss.detach()
                 # gradients are averaged over the processes, but should be summed
                 loss = loss * self._run.processes.count
-                (self._state.scaler.scale(loss) if self._state.scaler else loss).backward()
+                self._state.scaler.scale(loss).backward()
         return value
 
     def _update(self, value: Tensor, rate: float) -> tuple[bool, float]:
         """Update the weights if loss and gradient are finite; returns whether, and the loss."""
-        if self._state.scaler:
-            for optimizer in self._state.optimizers:
-                self._state.scaler.unscale_(optimizer)
+        for optimizer in self._state.optimizers:
+            self._state.scaler.unscale_(optimizer)
         weights = [weight for weight in self.network.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
         own = [
@@ -505,21 +504,19 @@ class Step:
         total, length, stopping = self._run.processes.total(torch.stack(own)).tolist()
         self.is_stopping = stopping > 0
         # in fp16 the scaler lowers its scale when gradients overflow
-        is_seeking = self._state.scaler is not None and self._state.scaler.get_scale() > 1
+        is_seeking = self._state.scaler.get_scale() > 1
         if not np.isfinite(total) or not (np.isfinite(length) or is_seeking):
             for optimizer in self._state.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            if self._state.scaler:
-                self._state.scaler.update()
+            self._state.scaler.update()
             return False, total
         if self._run.config.gradient_clip:
             torch.nn.utils.clip_grads_with_norm_(weights, self._run.config.gradient_clip, norm)
         for optimizer in self._state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            self._state.scaler.step(optimizer) if self._state.scaler else optimizer.step()
-        if self._state.scaler:
-            self._state.scaler.update()
+            self._state.scaler.step(optimizer)
+        self._state.scaler.update()
         return True, total
 
     @torch.no_grad()

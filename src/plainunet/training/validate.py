@@ -314,7 +314,10 @@ def evaluate_best(run: Run) -> dict[str, Any]:
     run.where = "during evaluation"
     own = parts_of(run.parts.network, "--network")
     network, card = processes.first_decides(lambda: load_checkpoint(best, own))
-    predictor = Predictor(network, card, device=run.config.device, precision=run.config.precision)
+    # loaded as by `evaluate`, for the same scores: batch normalisation is folded
+    predictor = Predictor.load(
+        best, device=run.config.device, precision=run.config.precision, network=own
+    )
     held_out = run.dataset.part("val")
     mine = processes.share(len(held_out))
     digest = processes.first_decides(lambda: hashlib.sha256(best.read_bytes()).hexdigest())
