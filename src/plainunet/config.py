@@ -383,8 +383,8 @@ class TrainConfig(DataConfig, NetworkConfig):
     @field_validator("size", "patch")
     @classmethod
     def _limit_sides(cls, sides: tuple[int, int] | None) -> tuple[int, int] | None:
-        if sides and max(sides) > LARGEST_SIDE:
-            raise ValueError(f"each side must be at most {LARGEST_SIDE} pixels")
+        if sides and not 1 <= min(sides) <= max(sides) <= LARGEST_SIDE:
+            raise ValueError(f"each side must be from 1 to {LARGEST_SIDE} pixels")
         return sides
 
     @field_validator("patch", "factor")

@@ -1408,6 +1408,61 @@ def test_the_only_other_folder_is_that_of_the_images(tmp_path: Path) -> None:
     assert [row[:2] for row in pairs_of(tmp_path, masks="R_annotations")] == names
 
 
+def test_splits_may_be_glued_to_a_word(tmp_path: Path) -> None:
+    parts = {"trainset": 3, "valset": 2, "testset": 1}
+    draw_pairs(tmp_path, *each("{p}/images/{n}.jpg", "{p}/masks/{n}.png", parts))
+    found = Counter(pair.part for pair in find_pairs(tmp_path))
+    assert found == {"train": 3, "val": 2, "test": 1}
+
+
+def test_archives_that_unpack_into_a_folder_of_their_name(tmp_path: Path) -> None:
+    names = each("train_{p}/train_{p}/{n}.png", "train_masks/train_masks/{n}.png", {"images": 3})
+    draw_pairs(tmp_path, *names, ("test_images/test_images/9.png", ""))
+    assert [row[:2] for row in pairs_of(tmp_path)] == names
+
+
+def test_numbered_folders_of_images_and_masks(tmp_path: Path) -> None:
+    names = []
+    for end, count in (("", 3), ("2", 2)):
+        names += [(f"imgs{end}/{n}.png", f"masks{end}/{n}.png") for n in range(count)]
+    draw_pairs(tmp_path, *names)
+    assert sorted(row[:2] for row in pairs_of(tmp_path)) == sorted(names)
+
+
+def test_unused_folders_are_named(tmp_path: Path) -> None:
+    names = each("{p}images/{n}.png", "{p}masks/{n}.png", {"": 3, "batch2/": 2})
+    draw_pairs(tmp_path, *names)
+    heard = Collected()
+    assert len(find_pairs(tmp_path, None, heard)) == 3
+    assert f"plainunet check {tmp_path / 'batch2'}" in heard.notes[0]
+    draw_pairs(tmp_path / "of", *each("{p}/image/{n}.png", "{p}/mask/{n}.png", {"P1": 2, "P2": 2}))
+    draw_pairs(tmp_path / "of", ("P3/image/1.png", ""))
+    heard = Collected()
+    assert len(find_pairs(tmp_path / "of", None, heard)) == 4
+    assert str(tmp_path / "of" / "P3" / "image") in heard.notes[0]
+
+
+def test_each_folder_may_have_image_sets(tmp_path: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        top = tmp_path / year
+        draw_pairs(top, *each("JPEGImages/{n}.jpg", "SegmentationClass/{n}.png", {"": 3}))
+        (top / "ImageSets/Segmentation").mkdir(parents=True)
+        for part, text in (("train", "0\n1\n"), ("val", "2\n")):
+            (top / f"ImageSets/Segmentation/{part}.txt").write_text(text)
+    assert Counter(pair.part for pair in find_pairs(tmp_path)) == {"train": 4, "val": 2}
+
+
+def test_masks_of_several_annotators_are_a_question(tmp_path: Path) -> None:
+    names = [
+        (f"images/{n}.png", f"masks/annotator{who}/{n}.png") for n in range(3) for who in (1, 2)
+    ]
+    draw_pairs(tmp_path, *names)
+    with pytest.raises(DataError, match="2 annotators") as raised:
+        find_pairs(tmp_path)
+    choices = raised.value.choices.values()
+    assert [len(pairs_of(tmp_path, **flags)) for flags in choices] == [3, 3]
+
+
 def test_folders_of_masks_are_no_images_of_each_other(tmp_path: Path) -> None:
     for n in range(3):
         for kind in ("left", "right"):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from plainunet.dataset.layouts import Key, join_classes
-from plainunet.dataset.matching import join_objects, match_names, split_names
+from plainunet.dataset.layouts import Key
+from plainunet.dataset.matching import join_classes, join_objects, match_names, split_names
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.problems import Change, DataError
 from plainunet.reporter import Collected

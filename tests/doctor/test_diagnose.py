@@ -12,13 +12,20 @@ import plainunet
 from plainunet.config import DataConfig
 from plainunet.dataset.coding import Values
 from plainunet.doctor.diagnose import check, summarise, write_valid
-from plainunet.doctor.findings import CODES
+from plainunet.doctor.findings import CODES, Findings
 from plainunet.doctor.masks import Contents
 from plainunet.formats.problems import Change
 from plainunet.formats.sources import Source
 
 from ..folders import Stages, save
 from .conftest import CodesOf, copy_pair, divide, mask_of, spoil
+
+
+def test_pairs_take_the_place_of_folders_in_commands() -> None:
+    findings = Findings(Path("x"), {"images": "a", "masks": "b", "skip_unlabelled": True})
+    line = findings.command("check", pairs="list.csv")
+    assert line == "plainunet check x --skip-unlabelled --pairs list.csv"
+    assert "--masks b" in findings.command("check", write=True)
 
 
 def test_a_sound_folder_is_clean(scenes: Path) -> None:

@@ -2,12 +2,11 @@
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,10 +15,8 @@ from numpy.typing import NDArray
 from plainunet.config import FolderConfig
 from plainunet.errors import Error
 from plainunet.formats.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image
-from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import Change, DataError, command, first_five
 from plainunet.formats.shapes import is_shapes
-from plainunet.formats.sources import HERE, ClassFiles, parse_classes
 from plainunet.reporter import Reporter, silent
 
 Key = tuple[str, str]  # folder below the root, and stem, both in NFC
@@ -66,6 +63,7 @@ _BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's for imag
 _ENDINGS = tuple(IMAGE_SUFFIXES)
 _UNREAD = tuple(UNREAD_SUFFIXES)
 _LETTERS = re.compile(r"[^\W\d_]+")
+_THING = re.compile("(set|data|split|images?|imgs?|masks?|labels?)$")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # trainA is train_A
 _TRAINVAL = re.compile(r"(?i)(?<![^\W\d_])train[ _-]?val(?![^\W\d_])")  # both, not split yet
 _WORD = r"(?i)(?<![^\W\d_])(?:{})(?![^\W\d_])"
@@ -153,17 +151,42 @@ def find_layout(
                 if any(root.masks for root in found.roots):
                     return found
         return Layout((Root(folder, None),))
+    if fits[0] is plain:
+        _note_unused(folder, plain, reporter)
     several = len(fits[0]) > 1 and all(map(is_tracked, fits[0]))
     return Layout(fits[0], "[^_]+" if beside[0] else "^(.+)/[^/]+$" if several else None)
+
+
+def _note_unused(folder: Path, used: Sequence[Root], reporter: Reporter) -> None:
+    """Name folders of images and masks beside those that are used: batch2/images/."""
+    tops = {
+        path.relative_to(folder).parts[0]
+        for root in used
+        for path in (root.images, root.masks)
+        if path
+    }
+    for name in _folders(folder):
+        with suppress(ValueError, OSError):
+            if name not in tops and any(root.masks for root in _plain(folder / name, silent)):
+                reporter.note(
+                    f"{folder / name} holds images and masks, too, which are not used. To use all, "
+                    "put the folders side by side; to use it alone: "
+                    f"{command('plainunet', 'check', folder / name)}"
+                )
 
 
 def find_part(name: str) -> str | None:
     """Return the split in a name such as "instances_val2017"; None if there is not exactly one."""
     if _TRAINVAL.search(name):
         return "train"
-    words = {PARTS.get(word.lower()) for word in _LETTERS.findall(_CAMEL.sub(" ", name))}
+    words = {_part_of(word.lower()) for word in _LETTERS.findall(_CAMEL.sub(" ", name))}
     words -= {None}
     return words.pop() if len(words) == 1 else None
+
+
+def _part_of(word: str) -> str | None:
+    """The split that a word names: train, trainset or trainimages."""
+    return PARTS.get(word) or PARTS.get(_THING.sub("", word))
 
 
 def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent) -> Iterator[Path]:
@@ -334,15 +357,30 @@ def _plain(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
             return ()
         # the only other folder with images, or with one for each mask: not dsm/ next to top/
         others = [n for n in _folders(folder) if n != mask_folder and _has_images(folder / n)]
+        others = others or [n for n in _folders(folder) if _is_twice(folder / n, mask_folder)]
         if len(others) > 1:
-            stems = {n: {each.stem for each in list_folder(folder / n)} for n in _folders(folder)}
+            stems = {n: {each.stem for each in walk(folder / n)} for n in _folders(folder)}
             others = [n for n in others if stems[mask_folder] <= stems[n]]
         image_folder = _worded(folder, IMAGE_WORD, MASK_WORD)
         if len(others) == 1 and others[0].lower() not in PARTS:
             image_folder = others[0]
     elif mask_folder is None:
         mask_folder = _worded(folder, MASK_WORD, IMAGE_WORD)
-    return () if image_folder is None else (_root(folder, image_folder, mask_folder),)
+    if image_folder is None:
+        return ()
+    further = () if mask_folder is None else _numbered(folder, image_folder, mask_folder)
+    return (_root(folder, image_folder, mask_folder), *further)
+
+
+def _numbered(folder: Path, images: str, masks: str) -> tuple[Root, ...]:
+    """Further folders of images and masks with the same number: imgs2/ and masks2/."""
+    names = _folders(folder)
+    ends = [name.removeprefix(images) for name in names if name.startswith(images)]
+    return tuple(
+        Root(folder / f"{images}{end}", folder / f"{masks}{end}", end)
+        for end in ends
+        if re.fullmatch(r"[ _-]?\d+", end) and f"{masks}{end}" in names
+    )
 
 
 def _root(folder: Path, images: str, masks: str | None, part: str = "") -> Root:
@@ -366,6 +404,12 @@ def _has_images(folder: Path) -> bool:
     )
 
 
+def _is_twice(folder: Path, masks: str) -> bool:
+    """Whether it holds images in a folder of the same name, as Kaggle's archives unpack."""
+    inner = folder / folder.name
+    return folder.name != masks and inner.is_dir() and _has_images(inner)
+
+
 def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str | None:
     """The only folder whose name has `word` and not `other`; or None."""
     fits = [
@@ -384,17 +428,25 @@ def _worded(folder: Path, word: re.Pattern[str], other: re.Pattern[str]) -> str 
     return fits[0] if len(fits) == 1 else None
 
 
-def _nested(folder: Path, reporter: Reporter, above: str = "", depth: int = 1) -> tuple[Root, ...]:
+def _nested(folder: Path, reporter: Reporter, above: str = "") -> tuple[Root, ...]:
     """Images and masks in deeper folders: Train/Urban/images_png/, ID/images/."""
-    if depth > _DEEPEST or (depth == 1 and _has_images(folder)):
+    if _has_images(folder):
         return ()
-    roots: list[Root] = []
-    for name in _folders(folder):
+    found = [*_below(folder, reporter, above)]
+    roots = [root for root in found if root.masks]
+    aside = [root.images for root in found if not root.masks and find_part(root.part) != "test"]
+    if roots and aside:
+        reporter.note(f"Skipped folders without masks: {first_five(aside)}.")
+    return tuple(roots)
+
+
+def _below(folder: Path, reporter: Reporter, above: str, depth: int = 1) -> Iterator[Root]:
+    for name in _folders(folder) if depth <= _DEEPEST else ():
         part = f"{above}{name}/"
         found = _plain(folder / name, reporter if depth == 1 else silent)
-        roots += [replace(each, part=part + each.part) for each in found if each.masks]
-        roots += () if found else _nested(folder / name, reporter, part, depth + 1)
-    return tuple(roots)
+        yield from (replace(each, part=part + each.part) for each in found)
+        if not found:
+            yield from _below(folder / name, reporter, part, depth + 1)
 
 
 def _require_no_copies(roots: Sequence[Root]) -> None:
@@ -519,7 +571,8 @@ def _one_of(
         name
         for name in names
         if name != fits[0]
-        and name.lower() not in (*PARTS, *IMAGE_FOLDERS)
+        and name.lower().rstrip("0123456789 _-") not in (*PARTS, *IMAGE_FOLDERS)
+        and not re.fullmatch(rf"{re.escape(fits[0])}[ _-]?\d+", name)
         and any(each.suffix.lower() in IMAGE_SUFFIXES for each in list_folder(folder / name))
     ]
     if others:
@@ -615,7 +668,8 @@ def _named(folder: Path, images: str | None, masks: str | None, reporter: Report
         others = [n for n in _folders(folder) if n != masks and next(walk(folder / n), None)]
         # rawimages/ next to visualized_groundtruth/
         plain = [name for name in others if not MASK_WORD.search(name)]
-        others = plain or [name for name in others if _shows_photos(folder / name)]
+        photos = (name for name in others if not _RENDERED.search(name))
+        others = plain or [name for name in photos if _shows_photos(folder / name)]
         images = images or (others[0] if len(others) == 1 else None)
     elif masks is None:
         beside = [pattern.format(images) for pattern in _BESIDE]
@@ -644,113 +698,3 @@ def _has_images_for(folder: Path, masks: str) -> bool:
     except (ValueError, FileNotFoundError):
         return False
     return _has_images(images) or {*_folders(folder / masks)} == {*_folders(images)}
-
-
-_COLORED = re.compile(
-    r"(?i)colou?rs?|colou?r[ _-]?maps?|vis|viz|visuali[sz]ations?|overlays?|previews?"
-)
-_PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
-
-
-def join_classes(
-    images: Mapping[Key, Path], masks: Mapping[Key, Path]
-) -> dict[Key, ClassFiles] | None:
-    """Join the masks of each image if there is one folder per class.
-
-    Such folders exist for masks only: `masks/road/1.png` and `masks/car/1.png` for
-    `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png` for `images/train/1.jpg`.
-    Names may include the class (`road/1_road.png`). Returns paths with all classes in braces,
-    background first; None if the folders are not classes.
-    """
-    spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
-    names = {spot.class_name for spot in spots.values()}
-    if len(names) < 2 or {name.lower() for name in names} <= PARTS.keys():
-        return None
-    if any(_COLORED.fullmatch(name) for name in names):
-        return None
-    # "1", "1_road" or "road_1"
-    for own_name in ("(?P<core>.+)", "(?P<core>.+)[-_. ]+{}", "{}[-_. ]+(?P<core>.+)"):
-        found = _by_image(masks, spots, own_name)
-        # patients' folders look the same, but their masks share no names
-        if any(len(files) > 1 for files in found.values()):
-            classes = [name for name in class_file_names(tuple(sorted(names))) if name in names]
-            return _in_braces(found, tuple(classes))
-    return None
-
-
-class _Spot(NamedTuple):
-    where: str  # folder of the images
-    class_name: str
-    depth: int  # levels of the class folder above the mask, from 0
-
-
-class _Joined(NamedTuple):
-    mask: Path
-    template: str  # its path, with HERE for the class
-    class_name: str
-
-
-def _find_spots(image_folders: set[str], mask_folders: set[str]) -> dict[str, _Spot]:
-    if image_folders & mask_folders:
-        return {}
-    parts = {where: Path(where).parts for where in mask_folders}
-    fits = []
-    for at in range(min(map(len, parts.values()), default=0)):
-        spots = {
-            where: _Spot(str(Path(*each[:at], *each[at + 1 :])), each[at], len(each) - 1 - at)
-            for where, each in parts.items()
-        }
-        if all(spot.where in image_folders for spot in spots.values()):
-            fits.append(spots)
-    return fits[0] if len(fits) == 1 else {}
-
-
-def _by_image(
-    masks: Mapping[Key, Path], spots: Mapping[str, _Spot], own_name: str
-) -> dict[Key, list[_Joined]]:
-    found: dict[Key, list[_Joined]] = defaultdict(list)
-    patterns = {
-        where: re.compile(own_name.format(re.escape(spot.class_name)), re.DOTALL)
-        for where, spot in spots.items()
-    }
-    above: dict[str, tuple[str, str]] = {}
-    for (where, stem), path in masks.items():
-        spot = spots[where]
-        match = patterns[where].fullmatch(stem)
-        if match is None:
-            return {}
-        folder, own = os.path.split(path)
-        if folder not in above:
-            parts = list(Path(folder).parts)
-            # as spelled on disk
-            name, parts[-1 - spot.depth] = parts[-1 - spot.depth], HERE
-            above[folder] = str(Path(*parts)), name
-        template, name = above[folder]
-        start, end = match.span("core")
-        if start:
-            own = HERE + own[len(name) :]
-        elif end < len(stem):
-            cut = own.rindex(name) if name in own else 0
-            own = own[:cut] + HERE + own[cut + len(name) :]
-        found[spot.where, match["core"]].append(_Joined(path, f"{template}{os.sep}{own}", name))
-    return found
-
-
-def _in_braces(
-    found: Mapping[Key, list[_Joined]], classes: tuple[str, ...]
-) -> dict[Key, ClassFiles]:
-    masks: dict[Key, ClassFiles] = {}
-    for key, joined in found.items():
-        mask = ClassFiles(joined[0].template, classes)
-        fits = all(each.template == mask.template for each in joined)
-        if not masks:  # the classes in braces are the same for all
-            own = mask.files.get(joined[0].class_name)
-            fits = fits and own == joined[0].mask and parse_classes(str(mask)) == mask
-        if not fits:
-            raise Error(
-                f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
-                "class masks of an image may differ in the class name only, and their folders' "
-                f"names may not contain braces or commas. Rename them, or use {_PAIRS}."
-            )
-        masks[key] = mask
-    return masks

@@ -1,12 +1,14 @@
-"""Match images with masks by file name, and report files without a partner."""
+"""Match images with masks by file name, and join several masks of one image."""
 
+import os
 import re
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, Files, Key
+from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, PARTS, Files, Key
 from plainunet.dataset.unmatched import (
     DEFINE_PAIRS,
     Affixes,
@@ -21,8 +23,10 @@ from plainunet.dataset.unmatched import (
     require_partners,
     words_of,
 )
+from plainunet.errors import Error
+from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import DataError, first_five
-from plainunet.formats.sources import ObjectFiles, Source, path_of
+from plainunet.formats.sources import HERE, ClassFiles, ObjectFiles, Source, parse_classes, path_of
 from plainunet.reporter import Reporter, silent
 
 _SAMPLE = 2000
@@ -430,3 +434,113 @@ def _most(votes: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _sample(keys: Sequence[Key]) -> Sequence[Key]:
     return keys[:: max(1, len(keys) // _SAMPLE)]
+
+
+_COLORED = re.compile(
+    r"(?i)colou?rs?|colou?r[ _-]?maps?|vis|viz|visuali[sz]ations?|overlays?|previews?"
+)
+_PAIRS = "--pairs 'images/*.jpg:masks/{road,car}/*.png'"
+
+
+def join_classes(
+    images: Mapping[Key, Path], masks: Mapping[Key, Path]
+) -> dict[Key, ClassFiles] | None:
+    """Join the masks of each image if there is one folder per class.
+
+    Such folders exist for masks only: `masks/road/1.png` and `masks/car/1.png` for
+    `images/1.jpg`, `masks/train/road/1.png` or `masks/road/train/1.png` for `images/train/1.jpg`.
+    Names may include the class (`road/1_road.png`). Returns paths with all classes in braces,
+    background first; None if the folders are not classes.
+    """
+    spots = _find_spots({where for where, _ in images}, {where for where, _ in masks})
+    names = {spot.class_name for spot in spots.values()}
+    if len(names) < 2 or {name.lower() for name in names} <= PARTS.keys():
+        return None
+    if any(_COLORED.fullmatch(name) for name in names):
+        return None
+    # "1", "1_road" or "road_1"
+    for own_name in ("(?P<core>.+)", "(?P<core>.+)[-_. ]+{}", "{}[-_. ]+(?P<core>.+)"):
+        found = _by_image(masks, spots, own_name)
+        # patients' folders look the same, but their masks share no names
+        if any(len(files) > 1 for files in found.values()):
+            classes = [name for name in class_file_names(tuple(sorted(names))) if name in names]
+            return _in_braces(found, tuple(classes))
+    return None
+
+
+class _Spot(NamedTuple):
+    where: str  # folder of the images
+    class_name: str
+    depth: int  # levels of the class folder above the mask, from 0
+
+
+class _Joined(NamedTuple):
+    mask: Path
+    template: str  # its path, with HERE for the class
+    class_name: str
+
+
+def _find_spots(image_folders: set[str], mask_folders: set[str]) -> dict[str, _Spot]:
+    if image_folders & mask_folders:
+        return {}
+    parts = {where: Path(where).parts for where in mask_folders}
+    fits = []
+    for at in range(min(map(len, parts.values()), default=0)):
+        spots = {
+            where: _Spot(str(Path(*each[:at], *each[at + 1 :])), each[at], len(each) - 1 - at)
+            for where, each in parts.items()
+        }
+        if all(spot.where in image_folders for spot in spots.values()):
+            fits.append(spots)
+    return fits[0] if len(fits) == 1 else {}
+
+
+def _by_image(
+    masks: Mapping[Key, Path], spots: Mapping[str, _Spot], own_name: str
+) -> dict[Key, list[_Joined]]:
+    found: dict[Key, list[_Joined]] = defaultdict(list)
+    patterns = {
+        where: re.compile(own_name.format(re.escape(spot.class_name)), re.DOTALL)
+        for where, spot in spots.items()
+    }
+    above: dict[str, tuple[str, str]] = {}
+    for (where, stem), path in masks.items():
+        spot = spots[where]
+        match = patterns[where].fullmatch(stem)
+        if match is None:
+            return {}
+        folder, own = os.path.split(path)
+        if folder not in above:
+            parts = list(Path(folder).parts)
+            # as spelled on disk
+            name, parts[-1 - spot.depth] = parts[-1 - spot.depth], HERE
+            above[folder] = str(Path(*parts)), name
+        template, name = above[folder]
+        start, end = match.span("core")
+        if start:
+            own = HERE + own[len(name) :]
+        elif end < len(stem):
+            at = own.rindex(name) if name in own else 0
+            own = own[:at] + HERE + own[at + len(name) :]
+        found[spot.where, match["core"]].append(_Joined(path, f"{template}{os.sep}{own}", name))
+    return found
+
+
+def _in_braces(
+    found: Mapping[Key, list[_Joined]], classes: tuple[str, ...]
+) -> dict[Key, ClassFiles]:
+    masks: dict[Key, ClassFiles] = {}
+    for key, joined in found.items():
+        mask = ClassFiles(joined[0].template, classes)
+        fits = all(each.template == mask.template for each in joined)
+        if not masks:  # the classes in braces are the same for all
+            own = mask.files.get(joined[0].class_name)
+            fits = fits and own == joined[0].mask and parse_classes(str(mask)) == mask
+        if not fits:
+            raise Error(
+                f"{' and '.join(str(each.mask) for each in joined[:2])} cannot be joined: the "
+                "class masks of an image may differ in the class name only, and their folders' "
+                f"names may not contain braces or commas. Rename them, or use {_PAIRS}."
+            )
+        masks[key] = mask
+    return masks

@@ -24,7 +24,6 @@ from plainunet.dataset.layouts import (
     find_part,
     folders_found,
     is_known,
-    join_classes,
     likely_truths,
     rivals,
     shape_files,
@@ -36,6 +35,7 @@ from plainunet.dataset.lists import find_lists, read_listed, read_parts
 from plainunet.dataset.matching import (
     base_of,
     fit_all,
+    join_classes,
     join_objects,
     match_names,
     split_names,
@@ -222,6 +222,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         shapes.update(some_shapes)
     masks = join_objects(images, files, folder)
     if masks == files:
+        _require_one_annotator(folder, files)
         masks = {**(join_classes(images, files) or files)}
     elif several := [each for each in masks.values() if isinstance(each, ObjectFiles)]:
         reporter.note(
@@ -232,8 +233,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     parts = _parts(images, layout)
     there = {where for where, _ in masks}
     labelled = {key for key in images if key[0] in there}
-    top = layout.roots[0].images
-    listed_parts = read_parts(folder, top, images, any(parts.values()), reporter)
+    listed_parts = _listed_parts(folder, layout, images, parts, reporter)
     if listed_parts:
         known = match_names(images, masks, reporter=Collected(), folder=folder)
         labelled = known.keys() & listed_parts.keys()
@@ -270,6 +270,47 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         )
         reporter.problem(DataError(message, "outside-of-parts", [each.image, each.mask]))
     return [each for each in listed if each.part is not None] if outside else listed
+
+
+_ANNOTATOR = re.compile(
+    r"(?i)(annotators?|annot|experts?|readers?|raters?|observers?|graders?)[ _-]?(\d+|[a-z])"
+)
+
+
+def _require_one_annotator(folder: Path, masks: Mapping[Key, Path]) -> None:
+    """Ask which masks count if each annotator has a folder."""
+    tops = sorted({path.parent for path in masks.values()})
+    if len(tops) < 2 or not all(_ANNOTATOR.fullmatch(top.name) for top in tops):
+        return
+    raise DataError(
+        f"{tops[0].parent} holds the masks of {len(tops)} annotators. Choose one.",
+        "which-folder",
+        choices={
+            f"Those in {top.name}/ count": {"masks": top.relative_to(folder).as_posix()}
+            for top in tops
+        },
+    )
+
+
+def _listed_parts(
+    folder: Path,
+    layout: Layout,
+    images: Mapping[Key, Path],
+    parts: Mapping[Key, str | None],
+    reporter: Reporter,
+) -> dict[Key, str | None]:
+    """Splits by lists of names; {} without. Each of several folders may have an ImageSets/."""
+    tops = dict.fromkeys(root.images for root in layout.roots)
+    has_parts = any(parts.values())
+    with_sets = [top for top in tops if (top.parent / "ImageSets").is_dir()]
+    if len(tops) == 1 or not with_sets:
+        return read_parts(folder, layout.roots[0].images, images, has_parts, reporter)
+    found = {**parts}
+    for top in with_sets:
+        own = {key: path for key, path in images.items() if top in path.parents}
+        if listed := read_parts(folder, top, own, has_parts, reporter):
+            found = {key: part for key, part in found.items() if key not in own} | listed
+    return found
 
 
 _Found = tuple[dict[Key, Path], dict[Key, Path], dict[Key, Source]]
@@ -563,7 +604,7 @@ def _parts(images: Mapping[Key, Path], layout: Layout) -> dict[Key, str | None]:
     def find(where: str) -> str | None:
         parts = Path(where).parts
         here = map(find_part, parts[:above]) if several else ()
-        below = (PARTS.get(name.lower()) for name in parts[above : above + 1])
+        below = (PARTS.get(name.lower()) for name in parts[above : above + 2])
         return next(filter(None, (*here, *below)), None)
 
     known = {where: find(where) for where, _ in images}

@@ -169,7 +169,10 @@ class Findings(Reporter):
     def command(self, verb: str, *words: str, **flags: Any) -> str:
         """A command line for this folder, with the flags of this check."""
         named = {name.replace("-", "_"): value for name, value in flags.items()}
-        return command("plainunet", verb, self._data, *words, *as_flags({**self.given, **named}))
+        given = self.given
+        if "pairs" in named:  # in their place
+            given = {name: each for name, each in given.items() if name not in ("images", "masks")}
+        return command("plainunet", verb, self._data, *words, *as_flags({**given, **named}))
 
     def add(
         self,
