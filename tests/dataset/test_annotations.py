@@ -20,6 +20,7 @@ from plainunet.dataset.annotations import find_files, listed_names, name_file, p
 from plainunet.dataset.lists import Pair
 from plainunet.dataset.pairs import find_pairs
 from plainunet.formats.masks import read_mask
+from plainunet.formats.problems import DataError
 from plainunet.formats.sources import CocoImage
 from plainunet.reporter import Collected, Reporter, silent
 
@@ -159,7 +160,7 @@ CELL, WALL = ("cell",), ("cell", "wall")
         (
             "ab",
             {"one": ("ab", CELL), "two": ("b", CELL)},
-            r"b\.jpg .*two\.json.*--masks",
+            r"b\.jpg .*two\.json",
         ),
         ("a", {"one": ("aa", CELL)}, r"one\.json .*2 .*a\.jpg"),
         ("ab", {"one": ("a", CELL), "two": ("b", WALL)}, r"one\.json .*\bcell\b.*\bwall\b"),
@@ -331,3 +332,45 @@ def test_a_given_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert name_file(tmp_path, "data/all.json").samefile(path)
     with pytest.raises(FileNotFoundError, match=r"--masks b\.json: "):
         name_file(tmp_path, "b.json")
+
+
+def test_each_of_several_files_for_the_same_images_is_an_answer(tmp_path: Path) -> None:
+    touch_images(tmp_path / "images", 2)
+    for name in ("a.json", "a (1).json"):
+        write_coco(tmp_path / name, "0.png", "1.png")
+    with pytest.raises(DataError) as raised:
+        find_pairs(tmp_path)
+    choices = [*raised.value.choices.values()]
+    assert choices == [{"masks": "a (1).json"}, {"masks": "a.json"}]
+    assert [len(find_pairs(tmp_path, DataConfig(**flags))) for flags in choices] == [2, 2]
+
+
+def test_a_file_in_the_folder_of_a_split(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        touch_images(tmp_path / part / "images", 2)
+        write_coco(tmp_path / part / "annotations" / "instances_default.json", "0.png", "1.png")
+    assert [pair.part for pair in find_pairs(tmp_path)] == ["train"] * 2 + ["val"] * 2
+
+
+def test_a_file_further_below_is_named(tmp_path: Path) -> None:
+    touch_images(tmp_path / "v1" / "pictures", 2)
+    write_coco(tmp_path / "v1" / "all.json", "0.png", "1.png")
+    touch_images(tmp_path / "other", 1)
+    with pytest.raises(DataError, match=r"v1/all\.json lists masks.*\n\$ plainunet check .*/v1$"):
+        find_pairs(tmp_path)
+    assert len(find_pairs(tmp_path / "v1")) == 2
+
+
+def test_a_table_of_other_images_does_not_stop_the_rest(tmp_path: Path) -> None:
+    for n in range(3):
+        touch_images(tmp_path / "train", 3, "{}_1.png")
+        save(tmp_path / "train" / f"{n}_1_mask.png", np.eye(*SIZE, dtype=np.uint8))
+    write_csv(tmp_path / "train_masks.csv", {"1": "1 2", "2": "3 1"})
+    heard = Collected()
+    assert len(find_pairs(tmp_path, None, heard)) == 3
+    assert "train_masks.csv is skipped" in heard.notes[0]
+
+
+def touch_images(folder: Path, count: int, name: str = "{}.png") -> None:
+    for n in range(count):
+        save(folder / name.format(n), BLACK + n)

@@ -1171,6 +1171,16 @@ def test_shifted_numbers_are_not_joined(tmp_path: Path) -> None:
             {"set/train.txt": "r_0.png\nr_1.png", "set/val.txt": "r_2.png"},
         ),
         (
+            "images/{n}.png",
+            "masks/{n}.png",
+            {"train.csv": "image,mask\n0.png,0.png\n1.png,1.png", "val.csv": "image,mask\n2.png,"},
+        ),
+        (
+            "images/{n}.png",
+            "masks/{n}.png",
+            {"train.lst": "images/0.png masks/0.png\nimages/1.png masks/1.png", "val.lst": "2.png"},
+        ),
+        (
             "D/JPEGImages/480p/v{n}/0.png",
             "D/Annotations/480p/v{n}/0.png",
             {"D/ImageSets/train.txt": "v0\n480p/v1/", "D/ImageSets/val.txt": "v2"},
@@ -1269,6 +1279,7 @@ def test_a_list_not_named_after_a_split_is_reported(tmp_path: Path) -> None:
             [None] * 2,
         ),
         ("train.txt", ["p/0.png g/7.png"], ["train", "val"]),
+        ("train.csv", ["image,mask", "p/0.png,g/7.png"], ["train", "val"]),
     ],
 )
 def test_a_list_in_the_folder_is_suggested(
@@ -1278,6 +1289,8 @@ def test_a_list_in_the_folder_is_suggested(
     (tmp_path / name).write_text("\n".join(lines))
     if name == "train.txt":
         (tmp_path / "val.txt").write_text("p/1.png g/8.png\n")
+    if name == "train.csv":
+        (tmp_path / "val.csv").write_text("image,mask\np/1.png,g/8.png\n")
     with pytest.raises(DataError) as raised:
         find_pairs(tmp_path)
     (flags,) = raised.value.choices.values()

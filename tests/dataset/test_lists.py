@@ -8,7 +8,7 @@ from unicodedata import normalize
 import pytest
 
 from plainunet.config import FolderConfig
-from plainunet.dataset.lists import ImagePool, Pair, has_images, read_listed
+from plainunet.dataset.lists import ImagePool, Pair, find_lists, has_images, read_listed
 from plainunet.dataset.split import write_split
 from plainunet.formats.sources import parse_image, parse_source
 from plainunet.reporter import silent
@@ -83,13 +83,31 @@ def test_a_list_elsewhere_with_all_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "patient_id,image,mask,fold\n7,a.jpg,a.png,0\n",
+        ",image_file,Mask File\n0,a.jpg,a.png\n",
+        "input;target\na.jpg;a.png\n",
+        "file_name,mask_file_name,label\na.jpg,a.png,cat\n",
+        "Image\tMask\tPatient\na.jpg\ta.png\t7\n",
+    ],
+)
+def test_usual_names_of_columns_and_further_columns(tmp_path: Path, text: str) -> None:
+    touch(tmp_path, "a.jpg", "a.png")
+    (tmp_path / "list.tsv").write_text(text)
+    (pair,) = read(tmp_path, "list.tsv")
+    assert (pair.image, pair.mask) == (tmp_path / "a.jpg", tmp_path / "a.png")
+    assert pair.group == ("7" if "atient" in text else "a")
+    assert find_lists(tmp_path) == ["list.tsv"]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "line 1: the header is ''"),
         ("image\na.jpg", "line 1: the header is 'image'."),
         ("image|mask\na.jpg|a.png", "line 1: the header is 'image|mask'"),
         ("image,mask,mask\n", "line 1: the header"),
-        ("image,mask,colour\n", "line 1: the header"),
         ("a.jpg,a.png\n", "line 1: the header is 'a.jpg,a.png'"),
         ("image,mask\na.jpg,a.png\nb.jpg,c.png", "line 3: mask 'c.png' does not exist"),
         ("image,mask\na.jpg,\n", "line 2: mask '' does not exist"),

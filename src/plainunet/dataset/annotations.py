@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from unicodedata import normalize
 
@@ -21,6 +21,7 @@ from plainunet.formats.shapes import holds_image, is_shapes
 from plainunet.formats.sources import CocoImage, RleImage, Source
 from plainunet.reporter import Reporter
 
+_MOST_FILES = 200  # that are looked at below a folder
 _UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".svg", ".mat")
 _START = 65536  # bytes that tell the kind of a file
 # of the VGG Image Annotator, V7, xView2, ISAT and others
@@ -50,8 +51,11 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
     """
     below = sorted(each for each in list_folder(folder) if each.is_dir())
     places = [each for each in below if each.name.lower() == "annotations" or find_part(each.name)]
+    inner = [list_folder(each) for each in places]
+    # train/annotations/
+    places += [each for each in chain(*inner) if each.name.lower() == "annotations"]
     # annotations/LIVECell/
-    inner = [list_folder(each) for each in places if each.name.lower() == "annotations"]
+    inner = [list_folder(each) for each in below if each.name.lower() == "annotations"]
     places += sorted(each for each in chain(*inner) if each.is_dir())
     for place in (folder, *places):
         with os.scandir(place) as entries:
@@ -79,6 +83,12 @@ def find_files(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
             for name in others[:3]:
                 note(f"No masks are read from {place / name}: {_why_not(place / name)}")
         yield from chosen
+
+
+def find_below(folder: Path) -> Path | None:
+    """A COCO file in a deeper folder than those that are searched, with images beside or below."""
+    files = (file for file in sorted(folder.rglob("*.json")) if file.name[0] != ".")
+    return next((f for f in islice(files, _MOST_FILES) if coco.is_coco(f)), None)
 
 
 def _why_not(file: Path) -> str:
@@ -169,7 +179,7 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
         if where not in pools:
             pools[where] = ImagePool(where)
         sources.append(_Annotations(file, names, pools[where]))
-    joined = _join(folder, sources, note)
+    joined = _join(folder, sources, config.masks is not None, note)
     unlisted = _unlisted([source for source, _ in joined], joined, config, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
@@ -209,7 +219,9 @@ def _images_folder(folder: Path, file: Path) -> Path:
 _Joined = list[tuple[_Annotations, dict[str, Path]]]
 
 
-def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]) -> _Joined:
+def _join(
+    folder: Path, sources: list[_Annotations], is_given: bool, note: Callable[[str], None]
+) -> _Joined:
     joined: _Joined = []
     owner: dict[Path, tuple[Path, str]] = {}
     unrelated = []
@@ -221,11 +233,7 @@ def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]
             if path is None:
                 missing.append(name)
             elif path in owner:
-                other, other_name = owner[path]
-                raise Error(
-                    f"{path} is listed twice: as {other_name} in {other} and as {name} in "
-                    f"{source.file}. Remove one of the two, or choose one file: --masks."
-                )
+                raise _listed_twice(folder, path, [owner[path], (source.file, name)], sources)
             else:
                 found[name] = path
                 owner[path] = source.file, name
@@ -235,14 +243,39 @@ def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]
             raise _missing(source, missing)
         else:
             joined.append((source, found))
+    # a table of run-length codes may be of other images than those with mask files
+    may_skip = joined or (not is_given and all(s.file.suffix.lower() == ".csv" for s in unrelated))
     for source in unrelated:
-        if not joined or not source.names:
+        if not may_skip or not source.names:
             raise _missing(source, list(source.names))
         note(
             f"{source.file} is skipped: none of its {len(source.names)} images is in "
             f"{source.pool.folder}."
         )
     return joined
+
+
+def _listed_twice(
+    folder: Path,
+    image: Path,
+    lines: Sequence[tuple[Path, str]],
+    sources: Sequence[_Annotations],
+) -> DataError:
+    (one, name), (other, other_name) = lines
+    choices = {
+        f"Only {each.file.relative_to(folder)} counts": {
+            "masks": each.file.relative_to(folder).as_posix()
+        }
+        for each in sources
+        if one != other and each.file.is_relative_to(folder)
+    }
+    return DataError(
+        f"{image} is listed twice: as {name} in {one} and as {other_name} in {other}. "
+        f"{'Choose a file.' if choices else 'Remove one of the two.'}",
+        "two-partners",
+        [one, other],
+        choices=choices,
+    )
 
 
 def _missing(source: _Annotations, missing: list[str]) -> ValueError:

@@ -33,11 +33,18 @@ from plainunet.reporter import Reporter
 
 _NEEDED = ("image", "mask")
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]*$")
-_COLUMNS = (*_NEEDED, "group", "part")
-_SAME = {
-    **dict.fromkeys(("image_path", "img", "img_path", "image_id", "filename", "file"), "image"),
-    **dict.fromkeys(("mask_path", "label", "label_path", "mask_id", "annotation"), "mask"),
-    "split": "part",
+# names of columns, in lower case with _ between words, the best first; others are ignored
+_COLUMNS = {
+    "image": (
+        *("image", "images", "image_path", "image_file", "image_name", "image_id", "img"),
+        *("img_path", "input", "file_name", "filename", "file", "path"),
+    ),
+    "mask": (
+        *("mask", "masks", "mask_path", "mask_file", "mask_file_name", "mask_name", "mask_id"),
+        *("annotation", "target", "label_path", "label_file", "label", "labels"),
+    ),
+    "group": ("group", "patient", "patient_id", "case", "case_id", "subject", "subject_id"),
+    "part": ("part", "split"),
 }
 _ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]")
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # from surrogateescape
@@ -190,8 +197,12 @@ def _lists_in(
     places: Iterable[Path], names: Mapping[str, Key | None]
 ) -> dict[Path, dict[str, Key | None]]:
     """The lists named after splits that name images, with what they name."""
-    files = [f for each in places for f in sorted(each.glob("[!.]*.txt")) if find_part(f.stem)]
-    rows = {file: _named_in(file, names) for file in files if file.is_file()}
+    files = [f for each in places for f in sorted(each.glob("[!.]*")) if find_part(f.stem)]
+    tables = [file for file in files if file.suffix.lower() == ".csv"]
+    if len({find_part(file.stem) for file in tables}) < 2:  # one table may list anything
+        tables = []
+    lists = [file for file in files if file.suffix.lower() in (".txt", ".lst", ".list")]
+    rows = {file: _named_in(file, names) for file in (*lists, *tables) if file.is_file()}
     # unrelated lists name other files
     return {f: own for f, own in rows.items() if sum(map(bool, own.values())) * 2 > len(own)}
 
@@ -223,7 +234,8 @@ def _named_in(file: Path, names: Mapping[str, Key | None]) -> dict[str, Key | No
     folders: dict[str, list[str]] = {}  # the names in each
     for name in names:
         folders.setdefault(name.rpartition("/")[0], []).append(name)
-    for line in _decode(file.read_bytes()).splitlines():
+    lines = _decode(file.read_bytes()).splitlines()
+    for line in _first_cells(lines) if file.suffix.lower() == ".csv" else lines:
         text = normalize("NFC", line.strip().replace("\\", "/"))
         for name in filter(None, dict.fromkeys((text, *text.split()[:1]))):
             stem = _keys(name)[1]
@@ -235,6 +247,13 @@ def _named_in(file: Path, names: Mapping[str, Key | None]) -> dict[str, Key | No
             del rows[text]
             rows |= {name: names[name] for name in inside}
     return rows
+
+
+def _first_cells(lines: Sequence[str]) -> list[str]:
+    """The names of the images in a CSV: its first column, without a header."""
+    cells = [line.replace(";", ",").partition(",")[0].strip('"') for line in lines if line.strip()]
+    known = {*_COLUMNS["image"], "id", "name"}
+    return cells[1:] if cells and cells[0].strip("\ufeff ").lower() in known else cells
 
 
 def _decode(data: bytes) -> str:
@@ -416,7 +435,7 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
     rows = _rows(path)
     line, header = next(rows, (1, []))
     columns = _columns(header)
-    if any(columns.count(name) != 1 for name in _NEEDED) or set(columns) - set(_COLUMNS):
+    if not {*_NEEDED} <= {*columns}:
         raise Error(
             f"{path}, line {line}: the header is '{','.join(header)}'. It must have the columns "
             "image,mask and may have group,part, separated by commas."
@@ -464,22 +483,27 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
 
 
 def _columns(header: Sequence[str]) -> list[str]:
-    names = [name.strip().lower() for name in header]
-    return [_SAME.get(name, name) for name in names]
+    """What each column holds: "image", "mask", "group", "part", or "" for anything else."""
+    names = [re.sub(r"[\W_]+", "_", name.strip().lower()).strip("_") for name in header]
+    columns = [""] * len(names)
+    for column, known in _COLUMNS.items():
+        if name := next((each for each in known if names.count(each) == 1), None):
+            columns[names.index(name)] = column
+    return columns
 
 
 def find_lists(folder: Path) -> list[str]:
     """Return the lists of images and masks directly in a folder; one for all splits."""
     found: list[str] = []
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in (".csv", ".txt") or not file.is_file():
+        if file.suffix.lower() not in (".csv", ".tsv", ".txt") or not file.is_file():
             continue
         try:
             (_, header), (_, row) = itertools.islice(_rows(file), 2)
         except ValueError:
             continue
         cells = dict(zip(_columns(header), row, strict=False))
-        if {*_NEEDED} <= {*cells} <= {*_COLUMNS}:
+        if {*_NEEDED} <= {*cells}:
             is_other = header[-1] == "part" and any(find_part(Path(name).stem) for name in found)
             if _existing(cells["mask"], parse_source, folder) and not is_other:
                 found.append(file.name)
@@ -496,6 +520,17 @@ def _in_words(text: str) -> list[list[str]]:
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     # bytes that are not UTF-8 may be a file name
     text = _decode(path.read_bytes())
+    beside = _other_splits(path)
+    if beside and "part" not in _columns(next(_cells(path, text), (1, []))[1]):
+        for file in beside:
+            rows = _cells(file, _decode(file.read_bytes()))
+            if file == beside[0]:
+                number, header = next(rows)
+                yield number, [*header, "part"]
+            else:
+                next(rows, None)
+            yield from ((number, [*row, file.stem]) for number, row in rows)
+        return
     if _in_words(text):
         # train.txt together with val.txt
         part = find_part(path.stem)
@@ -506,6 +541,18 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             for number, row in enumerate(found, start=1):
                 yield number, [*row, find_part(file.stem) or ""]
         return
+    yield from _cells(path, text)
+
+
+def _other_splits(path: Path) -> list[Path]:
+    """train.csv with val.csv or test.csv next to it; [] if it has none."""
+    beside = sorted(path.parent.glob(f"[!.]*{path.suffix}")) if path.suffix != ".txt" else []
+    found = [file for file in beside if file.stem.lower() in PARTS]
+    return found if path in found and len(found) > 1 else []
+
+
+def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV, each with the number of its line."""
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)  # ; with decimal commas in Excel, tab in UTF-16
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)

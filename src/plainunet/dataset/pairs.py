@@ -11,7 +11,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from plainunet.config import DataConfig
-from plainunet.dataset.annotations import pair_annotated, unread
+from plainunet.dataset.annotations import find_below, pair_annotated, unread
 from plainunet.dataset.couples import find_couples, is_mask
 from plainunet.dataset.layouts import (
     MASK_WORD,
@@ -202,6 +202,12 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
         roots = find_couples(folder, reporter)
         if roots:
             return _in_folders(folder, Layout(roots), config, reporter), None
+    if not listed and codes == {"no-data"} and not named and (file := find_below(folder)):
+        raise DataError(
+            f"{folder}: {file} lists masks, but it is not where such files are searched. Check "
+            f"its folder:\n$ {command('plainunet', 'check', file.parent)}",
+            "no-data",
+        )
     if not listed and codes == {"no-data"} and (text := unread(folder)):
         reporter.note(text)
     kept.hand_on(reporter, "which-folder" not in codes)
