@@ -179,7 +179,7 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
         if where not in pools:
             pools[where] = ImagePool(where)
         sources.append(_Annotations(file, names, pools[where]))
-    joined = _join(folder, sources, config.masks is not None, note)
+    joined = _join(folder, sources, note)
     unlisted = _unlisted([source for source, _ in joined], joined, config, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
@@ -219,9 +219,16 @@ def _images_folder(folder: Path, file: Path) -> Path:
 _Joined = list[tuple[_Annotations, dict[str, Path]]]
 
 
-def _join(
-    folder: Path, sources: list[_Annotations], is_given: bool, note: Callable[[str], None]
-) -> _Joined:
+class UnrelatedListError(Error):
+    """A table of run-length codes lists none of the images, which may have mask files."""
+
+    def __init__(self, message: str, skipped: str) -> None:
+        """Describe it as an error, and in a note if it is skipped."""
+        super().__init__(message)
+        self.skipped = skipped
+
+
+def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]) -> _Joined:
     joined: _Joined = []
     owner: dict[Path, tuple[Path, str]] = {}
     unrelated = []
@@ -243,15 +250,16 @@ def _join(
             raise _missing(source, missing)
         else:
             joined.append((source, found))
-    # a table of run-length codes may be of other images than those with mask files
-    may_skip = joined or (not is_given and all(s.file.suffix.lower() == ".csv" for s in unrelated))
     for source in unrelated:
-        if not may_skip or not source.names:
-            raise _missing(source, list(source.names))
-        note(
+        skipped = (
             f"{source.file} is skipped: none of its {len(source.names)} images is in "
             f"{source.pool.folder}."
         )
+        if not joined or not source.names:
+            error = _missing(source, list(source.names))
+            is_table = source.names and source.file.suffix.lower() == ".csv"
+            raise UnrelatedListError(str(error), skipped) if is_table else error
+        note(skipped)
     return joined
 
 

@@ -11,7 +11,12 @@ from pathlib import Path
 from unicodedata import normalize
 
 from plainunet.config import DataConfig
-from plainunet.dataset.annotations import find_below, pair_annotated, unread
+from plainunet.dataset.annotations import (
+    UnrelatedListError,
+    find_below,
+    pair_annotated,
+    unread,
+)
 from plainunet.dataset.couples import find_couples, is_mask
 from plainunet.dataset.layouts import (
     MASK_WORD,
@@ -177,10 +182,15 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
         layout = find_layout(folder, config, kept)
         there = all(root.masks and any(walk(root.masks)) for root in layout.roots)
         settled = any(root.masks and not root.masks.is_dir() for root in layout.roots)
-        if config.masks is None and (config.rle or not there):
-            listed = pair_annotated(folder, config, kept)
+        is_searched = config.masks is None and (config.rle or not there)
+        listed, unrelated = _annotated(folder, config, kept) if is_searched else ([], None)
         if not listed:
-            listed = _in_folders(folder, layout, config, kept)
+            try:
+                listed = _in_folders(folder, layout, config, kept)
+            except (ValueError, FileNotFoundError) as error:
+                raise unrelated or error from None
+            if unrelated:
+                kept.note(unrelated.skipped)
             pattern = layout.group_by
             settled = settled or (bool(listed) and all(map(is_known, layout.roots)))
     except (ValueError, FileNotFoundError) as error:
@@ -214,6 +224,16 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
     if failed:
         raise failed
     return listed, pattern
+
+
+def _annotated(
+    folder: Path, config: DataConfig, reporter: Reporter
+) -> tuple[list[Pair], UnrelatedListError | None]:
+    """The pairs of annotation files; or the error of a list of other images."""
+    try:
+        return pair_annotated(folder, config, reporter), None
+    except UnrelatedListError as error:
+        return [], error
 
 
 def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Reporter) -> list[Pair]:
