@@ -368,7 +368,7 @@ def test_a_table_of_other_images_does_not_stop_the_rest(tmp_path: Path) -> None:
     write_csv(tmp_path / "train_masks.csv", {"1": "1 2", "2": "3 1"})
     heard = Collected()
     assert len(find_pairs(tmp_path, None, heard)) == 3
-    assert "train_masks.csv is skipped" in heard.notes[0]
+    assert any("train_masks.csv is skipped" in note for note in heard.notes)
 
 
 def touch_images(folder: Path, count: int, name: str = "{}.png") -> None:
