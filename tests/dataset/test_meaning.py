@@ -741,7 +741,9 @@ def test_255_is_first_where_it_is_the_background_of_greys(tmp_path: Path) -> Non
     masks, truth = write(
         tmp_path, lambda ids, path, _: save_png(np.uint8([255, 0, 128])[ids], path)
     )
-    assert raises(masks).flags == {"values": (255, 0, 128)}
+    first, second = raises(masks).choices.values()
+    assert first == {"values": (255, 0, 128)}
+    assert second == {"values": (255, 0), "ignore": 128}
     shares(masks, truth, values=(255, 0, 128))
 
 
@@ -879,7 +881,7 @@ def test_smoothed_edges_of_colours_are_no_classes(tmp_path: Path) -> None:
 # values other than 0, 1, ...
 
 
-@pytest.mark.parametrize("values", [(0, 1, 4), (1, 2, 3), (2, 1, 3), (0, 128, 255)])
+@pytest.mark.parametrize("values", [(0, 1, 4), (1, 2, 3), (2, 1, 3)])
 def test_values_in_most_masks_are_classes(tmp_path: Path, values: tuple[int, ...]) -> None:
     """BraTS, ilastik, Oxford's pets: no value is suggested as ignore index."""
     masks, truth = write(tmp_path, lambda ids, path, _: save_png(np.uint8(values)[ids], path))
@@ -887,6 +889,23 @@ def test_values_in_most_masks_are_classes(tmp_path: Path, values: tuple[int, ...
     assert (error.code, error.files) == ("stray-value", ())
     assert error.flags == {"values": values}
     shares(masks, truth, **error.flags)
+
+
+def test_grey_between_black_and_white_is_a_class_or_void(tmp_path: Path) -> None:
+    values = np.uint8([0, 128, 255])
+    masks, truth = write(tmp_path, lambda ids, path, _: save_png(values[ids], path))
+    first, second = raises(masks).choices.values()
+    shares(masks, truth, **first)
+    shares(masks, np.take([0, 255, 1], truth), **second)
+
+
+def test_objects_whose_value_differs_from_mask_to_mask(tmp_path: Path) -> None:
+    def save(ids: np.ndarray, path: Path, number: int) -> Path:
+        return save_png(np.where(ids > 0, (1, 128, 255)[number % 3], 0).astype(np.uint8), path)
+
+    masks, truth = write(tmp_path, save)
+    assert {"encoding": "instances"} in raises(masks).choices.values()
+    shares(masks, np.minimum(truth, 1), encoding="instances")
 
 
 def test_given_values_with_one_missing(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ class Census:
     """Number of values in each 16-bit mask."""
     with_both: int = 0
     """Masks with the values 1 and 255."""
+    crowded: int = 0
+    """Masks with two values or more besides 0."""
     up_to_one: int = 0
     """Masks in which 1 is the largest value."""
 
@@ -119,6 +121,7 @@ class Census:
         if is_deep:
             self.distinct.append(len(values))
         self.with_both += bool(counts.size > 255 and counts[1] and counts[255])
+        self.crowded += bool(np.count_nonzero(values) > 1)
         self.up_to_one += bool(values.size and values[-1] == 1)
 
     def ground(self, ignore: int | None = None, least: float = 0.5) -> int | None:

@@ -33,6 +33,15 @@ from plainunet.dataset.coding import (
     as_objects,
     list_values,
 )
+from plainunet.dataset.questions import (
+    MOST_IDS,
+    ids_or_objects,
+    many_values,
+    misfit,
+    require_clear_255,
+    unexpected,
+    which_background,
+)
 from plainunet.dataset.split import SPLIT_FILE
 from plainunet.errors import Error
 from plainunet.formats.colors import (
@@ -49,13 +58,12 @@ from plainunet.formats.legends import (
     leave_out_void,
     without_commas,
 )
-from plainunet.formats.masks import THRESHOLD, VOID, stored_names
+from plainunet.formats.masks import VOID, stored_names
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Source, path_of
 from plainunet.palette import voc_color
 from plainunet.reporter import Reporter, silent
 
-_MOST_IDS = 64
 _MANY_IN_ONE_FILE = 8
 _NEAR_END = 32
 NEARLY_ALL = 0.8
@@ -130,7 +138,7 @@ def _place_void(counts: Sequence[MaskCounts], known: DataConfig, reporter: Repor
             reporter.note("note: pixels without a value (-1, NaN or nodata) are the background")
             return known.model_copy(update={"values": (VOID, *ids), "ignore": None})
         if not known.classes and (census := take_census(counts)).ground() == VOID:
-            raise _which_background(census, VOID, ids, VOID)
+            raise which_background(census, VOID, ids, VOID)
         if len(known.classes) in (0, len(ids)):
             known = known.model_copy(update={"values": ids})
     if VOID not in known.values:
@@ -365,35 +373,8 @@ def _background_first(
         return replace(coding, values=(ground, *(each for each in values if each != ground)))
     is_sure = ground == census.ground(coding.ignore, NEARLY_ALL)
     if (values[0] > 0) if len(values) == 2 else (values[0] == 0 and is_sure):
-        raise _which_background(census, ground, values, coding.ignore)
+        raise which_background(census, ground, values, coding.ignore)
     return coding
-
-
-def _which_background(
-    census: Census, ground: int, values: Sequence[int], ignore: int | None
-) -> DataError:
-    """The error for a value that has nearly all pixels and is not class 0."""
-    others = tuple(value for value in values if value != ground)
-    void = {} if ignore in (None, ground) else {"ignore": ignore}
-    choices: dict[str, dict[str, Any]] = {}
-    if tuple(values[:2]) == (0, ground) and len(values) > 3 and not void:  # as in LoveDA
-        void_first = {"values": tuple(values[1:]), "ignore": 0}
-        choices[f"0 marks pixels of no class, {ground} is the background"] = void_first
-    choices[f"{ground} is the background"] = {"values": (ground, *others), **void}
-    if ground in values:
-        choices[f"{values[0]} is the background"] = {"values": tuple(values), **void}
-    else:
-        choices[f"{ground} marks pixels of no class"] = {"values": others, "ignore": ground}
-    where = f", and most along the borders, have value {ground}, so it"
-    if ground == VOID:
-        where = f" have no value (-1, NaN or nodata, read as {VOID}), and none has value 0, so this"
-    return DataError(
-        f"{census.pixels[ground] / census.pixels.sum():.1%} of the mask pixels{where} may be the "
-        f"background; the masks hold "
-        f"{list_values(values)}{f' and {ground}' if ground not in values else ''}. Choose one.",
-        "which-background",
-        choices=choices,
-    )
 
 
 def _by_convention(
@@ -446,16 +427,16 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
         )
     ids = sorted(present)
     # beside few numbers, 255 is none; of fewer than three it says that they are classes
-    has_void = known.ignore is None and len(ids) > 4 and ids[-1] == IGNORED and ids[-2] <= _MOST_IDS
+    has_void = known.ignore is None and len(ids) > 4 and ids[-1] == IGNORED and ids[-2] <= MOST_IDS
     void = IGNORED if has_void else known.ignore
     deep = [len(each.values) for each in counts if each.is_deep]
     if 2 * len(deep) > len(counts) and np.median(deep) > _MANY_IN_ONE_FILE:
         if 0 in present and are_in_pieces(counts, void):
-            raise _ids_or_objects(ids, "Most of them are several regions in one mask", has_void)
+            raise ids_or_objects(ids, "Most of them are several regions in one mask", has_void)
         return None  # objects anyway
     objects = number_objects(counts, void)
     if objects == "maybe" or (objects == "yes" and has_void):
-        raise _ids_or_objects(ids, "Nearly each is one region in its mask", has_void)
+        raise ids_or_objects(ids, "Nearly each is one region in its mask", has_void)
     if objects == "yes":
         reporter.note(
             "note: each value is one region in its mask, and their number differs from mask to "
@@ -463,30 +444,6 @@ def _look(counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter) -
             "--encoding ids)"
         )
     return "instances" if objects == "yes" else None
-
-
-def _ids_or_objects(present: list[int], why: str, has_void: bool) -> DataError:
-    """The error for values that may be class ids or number objects; `has_void`: 255 is neither."""
-    void = {"ignore": IGNORED} if has_void else {}
-    ids = tuple(value for value in present if not (has_void and value == IGNORED))
-    is_run = ids == (*range(len(ids)),)
-    objects = f"They number objects: all above 0 is class 1{', 255 is no class' * has_void}"
-    choices: dict[str, dict[str, Any]] = {objects: {"encoding": "instances", **void}}
-    if len(ids) < IGNORED:
-        are_ids = {"encoding": "ids"} if is_run else {"values": ids}
-        choices["They are class ids"] = {**are_ids, **void}
-    if ids[0] == 0 and ids[-1] == IGNORED:
-        choices["They are class ids, and 255 marks pixels of no class"] = {
-            "values": ids[:-1],
-            "ignore": IGNORED,
-        }
-        choices["The masks are smoothed black and white"] = {"encoding": "threshold"}
-    return DataError(
-        f"The masks hold {len(present)} values: {list_values(present)}. {why}, so they may be "
-        "class ids or number objects. Choose one.",
-        "ids-or-objects",
-        choices=choices,
-    )
 
 
 def _find_color_coding(
@@ -544,7 +501,7 @@ def coding_of_values(
     is_asked = num_classes is None and encoding is None and ignore is None
     is_clear = len(ids) > 2 or census.with_both
     if is_asked and is_clear and census.ground() == last == IGNORED and ids == [*range(len(ids))]:
-        raise _which_background(census, IGNORED, ids, IGNORED)
+        raise which_background(census, IGNORED, ids, IGNORED)
     return _class_ids(census, present, num_classes, ignore, reporter)
 
 
@@ -554,28 +511,16 @@ def _are_objects(census: Census, present: list[int], ignore: int | None) -> bool
     mostly_deep = 2 * len(census.distinct) > len(census.paths)
     many = mostly_deep and np.median(census.distinct) > _MANY_IN_ONE_FILE
     ids = present[:-1] if ignore is None and present[-1] == 255 else present
-    if present[0] != 0 or not (many or len(ids) > _MOST_IDS):
+    if present[0] != 0 or not (many or len(ids) > MOST_IDS):
         return False
     if not census.distinct:
         raise DataError(
             f"The masks hold {len(present)} values, for example {census.place(ids[1])} of value "
             f"{ids[1]}: hardly as many classes. Choose one, or name all classes (--classes).",
             "many-values",
-            choices=_many_values(present, is_run=ids == [*range(len(ids))]),
+            choices=many_values(present, is_run=ids == [*range(len(ids))]),
         )
     return True
-
-
-def _many_values(present: Sequence[int], is_run: bool) -> dict[str, dict[str, Any]]:
-    """What many values in 8 bits may mean; `is_run`: no number up to the largest is missing."""
-    choices: dict[str, dict[str, Any]] = {}
-    if present[0] < THRESHOLD <= present[-1]:
-        smoothed = (
-            f"They are probabilities, smoothed or from JPEG: {THRESHOLD} and above is class 1"
-        )
-        choices[smoothed] = {"encoding": "threshold"}
-    choices["They number objects: all above 0 is class 1"] = {"encoding": "instances"}
-    return {**choices, "They are class ids": {"encoding": "ids"}} if is_run else choices
 
 
 def _class_ids(
@@ -592,9 +537,9 @@ def _class_ids(
     wanted = range(start, start + num_classes if num_classes else ids[-1] + 1)
     fits = set(ids) <= set(wanted) if num_classes else ids == list(wanted)
     if not fits or not 2 <= len(ids) <= 255:
-        raise _misfit(census, present, start, num_classes)
+        raise misfit(census, present, start, num_classes)
     if has_void and len(wanted) == 2:
-        _require_clear_255(census)
+        require_clear_255(census)
     if census.distinct and num_classes is None and len(wanted) > 2:
         reporter.note(
             f"note: the 16-bit masks hold {list_values(wanted)}, which are read as class ids (if "
@@ -618,7 +563,7 @@ def _given_values(census: Census, present: list[int], known: DataConfig) -> Valu
     if others:
         other = max(others, key=lambda value: census.pixels[value])
         reason = f"Value {other} is not one of {list_values(values)}"
-        raise _unexpected(census, present, reason, other, None if num_classes else (*values, other))
+        raise unexpected(census, present, reason, other, None if num_classes else (*values, other))
     return Values(values, known.ignore)
 
 
@@ -633,7 +578,7 @@ def _is_smoothed(census: Census, values: Sequence[int], num_classes: int | None)
         and not census.up_to_one
         and (values[0], values[-1]) == (0, 255)
         # class ids with 255 are small numbers otherwise
-        and values[-2] > _MOST_IDS
+        and values[-2] > MOST_IDS
         and ends > 0.9 * census.pixels.sum()
         and census.pixels[255] > between
         and census.pixels[0] > between
@@ -659,134 +604,6 @@ def _threshold(
         f"{example}: {census.place(example)}"
     )
     return Threshold(ignore, (0, top))
-
-
-def _require_clear_255(census: Census) -> None:
-    if 2 * census.with_both > max(census.files[[1, 255]]) and census.pixels[255] > census.pixels[1]:
-        raise DataError(
-            "The masks hold 0, 1 and 255, most of them all three, and 255 has more pixels than 1. "
-            "Choose one.",
-            "ambiguous-255",
-            choices={
-                "255 marks pixels of no class": {"values": (0, 1), "ignore": 255},
-                "255 is a class": {"values": (0, 1, 255)},
-            },
-        )
-    if census.pixels[255] > census.pixels[1] or not census.with_both:
-        raise DataError(
-            "The masks hold 0, 1 and 255, and 255 may be the ignore index or the foreground of "
-            f"some masks: 1 has {census.place(1)}, 255 has {census.place(255)}. To ignore 255, use "
-            "train --ignore 255; if it is foreground, use the same foreground value in all masks.",
-            "ambiguous-255",
-        )
-
-
-def _misfit(census: Census, values: list[int], start: int, num_classes: int | None) -> ValueError:
-    pixels = census.pixels
-    run = [value for rank, value in enumerate(values) if value == start + rank]
-    if num_classes is not None:
-        expected = list(range(start, start + num_classes))
-    elif 0 in values and 255 in values and 2 * pixels[255] > pixels[values[1:]].sum():
-        expected = [0, 255]
-    elif len(run) > 1:
-        expected = run
-    else:
-        expected = sorted(sorted(values, key=lambda value: -pixels[value])[:2])
-    others = sorted(set(values) - set(expected), key=lambda value: pixels[value])
-    known = f"The masks hold the values {list_values(values)}"
-    if not others:
-        return DataError(f"{known}: {len(values)} classes, at most 255 are allowed.", "many-values")
-    other = others[0]
-    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-    reason = f"Value {other}{more} does not match the classes {list_values(expected)}"
-    classes = _by_background(census, values)
-    if num_classes not in (None, len(values)):
-        return _unexpected(census, values, reason, other, None)
-    slips = [value for value in others if census.is_slip(value)]
-    if slips:
-        same = sum(census.first[others] == census.first[slips[0]]) == 1
-        return _unexpected(census, values, reason, slips[0], None, is_alone=same)
-    ids = [value for value in classes if value != IGNORED]
-    if classes[0] == IGNORED and len(ids) > 1 and max(ids) <= _MOST_IDS:
-        return _which_background(census, IGNORED, ids, IGNORED)
-    if len(ids) > 2 and max(ids) <= _MOST_IDS:
-        return _unexpected(census, values, reason, other, tuple(ids), ignore=IGNORED in values)
-    are_even = np.ptp(np.diff(values)) <= 1  # greys such as 0, 85, 170, 255
-    if len(ids) > 2 and {0, IGNORED} <= {*values} and not are_even:
-        return DataError(
-            f"{known}. {reason}. Value {IGNORED} may mark pixels of no class, be a class, or be "
-            "the white of smoothed masks. Choose one.",
-            "stray-value",
-            choices={
-                f"{IGNORED} marks pixels of no class": {"values": tuple(ids), "ignore": IGNORED},
-                "Each value is a class": {"values": classes},
-                "The masks are smoothed black and white": {"encoding": "threshold"},
-            },
-        )
-    return _unexpected(census, values, reason, other, classes)
-
-
-def _by_background(census: Census, values: Sequence[int]) -> tuple[int, ...]:
-    """Put the likely background first: of most pixels and borders; else 0; else of most pixels."""
-    most = 0 if 0 in values else max(values, key=lambda value: int(census.pixels[value]))
-    ground = most if (top := census.ground()) is None or top not in values else top
-    return ground, *(value for value in values if value != ground)
-
-
-def _unexpected(
-    census: Census,
-    present: Sequence[int],
-    reason: str,
-    value: int,
-    classes: tuple[int, ...] | None,
-    is_alone: bool = True,
-    ignore: bool = False,
-) -> DataError:
-    """The error for a value that is not a class: a mistake, or an unknown class.
-
-    `classes` are the values with it as a class; `is_alone`: its first mask has no other such
-    value; `ignore`: 255 occurs with ids and is likely the ignore index.
-    """
-    where = f"The masks hold the values {list_values(present)}. {reason}: {census.place(value)}."
-    if census.is_slip(value):
-        return DataError(
-            f"{where} Correct it there; if it marks pixels of no class, use train --ignore "
-            f"{value}; if the values are class ids and some never occur, name all classes (train "
-            "--classes); or give the value of each class (train --values).",
-            "stray-value",
-            [census.paths[census.first[value]]],
-            flags={"ignore": value} if is_alone else None,
-        )
-    if {0, 255} <= {*present} and max(present) == 255:
-        where += " If the masks are smoothed black and white, use --encoding threshold."
-    if classes is None:
-        return DataError(
-            f"{where} It is in {census.files[value]} of {len(census.paths)} masks, so it is hardly "
-            "a mistake. Give the value of each class, background first (--values), and name them "
-            "(--classes).",
-            "stray-value",
-        )
-    where += f" It is in {census.files[value]} of {len(census.paths)} masks, so it is hardly a "
-    void = {0, max(classes)} & {*classes} - {census.ground(), IGNORED}
-    if len(classes) > 3 and void and not ignore:
-        choices: dict[str, dict[str, Any]] = {"Each value is a class": {"values": classes}}
-        for each in sorted(void):
-            others = tuple(one for one in classes if one != each)
-            choices[f"{each} marks pixels of no class"] = {"values": others, "ignore": each}
-        return DataError(
-            f"{where}mistake. Choose one (the first value is the background); if the values are "
-            "class ids and some never occur, name all classes (--classes).",
-            "stray-value",
-            choices=choices,
-        )
-    return DataError(
-        f"{where}mistake. If each value is a class, use --values "
-        f"{' '.join(map(str, classes))}{f' --ignore {IGNORED}' * ignore} (background first). If "
-        "one marks pixels of no class, give it as --ignore instead. If the values are class ids "
-        "and some never occur, name all classes (--classes).",
-        "stray-value",
-        flags={"values": classes, **({"ignore": IGNORED} if ignore else {})},
-    )
 
 
 def describe(coding: Coding, classes: tuple[str, ...]) -> DataConfig:
