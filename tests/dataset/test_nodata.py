@@ -124,6 +124,21 @@ def test_nodata_of_masks(
     np.testing.assert_array_equal(pixels, [(ids == k).sum() for k in range(len(values))])
 
 
+def test_nodata_nearly_everywhere_may_be_the_background(tmp_path: Path) -> None:
+    """As by gdal_rasterize -init 255 -a_nodata 255."""
+    masks = []
+    for number in range(4):
+        mask = np.full((20, 24), 255, np.uint8)
+        mask[4:8, 5:9], mask[12:15, number + 2 : 9] = 1, 2
+        masks.append(write_tiff(tmp_path / f"{number}.tif", mask, "255"))
+    with pytest.raises(DataError) as raised:
+        find_coding(masks)
+    assert raised.value.code == "which-background"
+    answers = [*raised.value.choices.values()]
+    assert answers == [{"values": (255, 1, 2)}, {"values": (1, 2), "ignore": 255}]
+    assert find_coding(masks, DataConfig(values=(255, 1, 2)))[0].values == (255, 1, 2)
+
+
 def test_nodata_outside_polygons(tmp_path: Path) -> None:
     """As QGIS rasterises them: only the user, or the number of names, tells what it means."""
     masks = []

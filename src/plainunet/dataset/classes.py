@@ -161,6 +161,10 @@ def _ignore_nodata(
                 f"these pixels: --ignore {value})"
             )
         else:
+            ids = sorted(values_of(counts) - {value})
+            is_open = not (known.values or known.encoding or known.classes) and 0 not in ids
+            if is_open and (census := take_census(counts)).ground() == value:
+                raise which_background(census, value, ids, value)
             known = known.model_copy(update={"ignore": value})
             reporter.note(
                 f"note: {value} is the masks' nodata value and is ignored (if it is a class, list "
