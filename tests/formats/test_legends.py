@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from plainunet.formats.legends import find_legend, is_background, is_void, read_legend
+from plainunet.formats.legends import (
+    find_legend,
+    is_background,
+    is_void,
+    notes_of_unread,
+    read_legend,
+)
 from plainunet.formats.problems import DataError
 
 from ..folders import touch
@@ -301,3 +307,34 @@ def test_encodings_of_text(tmp_path: Path, encoding: str, text: str) -> None:
     legend = read_legend(tmp_path / "classes.txt")
     assert legend is not None
     assert legend.names == ("Straße", "Gebäude")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.csv", "class;color\nsoil;#FF000000\nleaf;#FFD50000\n"),
+        ("classes.csv", "class;color\nsoil;000000ff\nleaf;D50000FF\n"),
+        ("classes.csv", 'id,name,color\n0,soil,"rgb(0, 0, 0)"\n1,leaf,"rgb(213,0,0)"\n'),
+        ("classes.csv", "name;color\nsoil;0 0 0\nleaf;[213, 0, 0]\n"),
+        ("classes.json", '{"soil": [0, 0, 0], "leaf": [213, 0, 0]}'),
+        (
+            "classes.json",
+            '[{"name": "soil", "color": [0, 0, 0]}, {"name": "leaf", "color": "#d50000"}]',
+        ),
+    ],
+)
+def test_forms_of_colours(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    legend = read_legend(tmp_path / name)
+    assert legend is not None
+    assert (legend.names, legend.colors) == (("soil", "leaf"), ((0, 0, 0), (213, 0, 0)))
+
+
+def test_a_list_of_classes_that_is_not_understood_is_named(tmp_path: Path) -> None:
+    masks = [tmp_path / "masks" / "1.png"]
+    masks[0].parent.mkdir()
+    (tmp_path / "labels.csv").write_text("1;2;3\n")
+    assert notes_of_unread(masks) == []
+    (tmp_path / "classes.csv").write_text("1;2;3\n")
+    (note,) = notes_of_unread(masks)
+    assert str(tmp_path / "classes.csv") in note

@@ -56,6 +56,7 @@ from plainunet.formats.legends import (
     find_legend,
     is_background,
     leave_out_void,
+    notes_of_unread,
     without_commas,
 )
 from plainunet.formats.masks import VOID, stored_names
@@ -228,6 +229,8 @@ def with_legend(
             "but does not match the values of the masks; it is not used. Name the classes with "
             "--classes and, if needed, --values or --colors"
         )
+    for note in notes_of_unread([each.path for each in counts]) if counts and not others else ():
+        reporter.note(note)
     return known
 
 

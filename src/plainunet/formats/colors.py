@@ -24,6 +24,7 @@ from plainunet.formats.legends import (
     is_background,
     is_void,
     leave_out_void,
+    notes_of_unread,
 )
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Source, path_of
@@ -289,6 +290,7 @@ def find_meaning(
             colors, has_ground = _background_first(census, _find_colors(census, ignore))
             ground = "background first, the others " if has_ground else ""
             origin = f"found in the masks, {ground}sorted (to change the order: --colors)"
+            notes += notes_of_unread(census.paths)
         notes.append(f"note: classes by colour, {origin}: {_number(colors)}")
     _check(colors, num_classes)
     found = np.flatnonzero(census.pixels).astype(np.uint32)

@@ -5,6 +5,7 @@ import json
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from os.path import commonpath
 from pathlib import Path
@@ -32,6 +33,8 @@ _NUMBER_LAST = re.compile(r"([^\W\d][^,;:=\t]*)[,;:=\t]\s*(\d+)$")
 _NAME_ID = re.compile(r"(.*?)[\s,;:]+(\d+)((?:[\s,;]+\d+){3})$")
 _WITH_ALPHA = re.compile(r"(.*[\s,;:]\d+[\s,;]+\d+[\s,;]+\d+)[\s,;]+(?:0|255)$")
 _HEX = re.compile(r"#?([0-9a-f]{6})", re.I)
+_HEX_ALPHA = re.compile(r"#?(?:[0-9a-f]{6}ff|ff[0-9a-f]{6})", re.I)
+_RGB = re.compile(r"(?:rgb)?[(\[]?\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\s*[)\]]?", re.I)
 _NAME = re.compile(r"[^\W\d][\w &()+',/-]*")
 _NAME_HEADS = ("name", "class name", "label name", "class", "label")  # the best first
 _HEADS = {
@@ -211,6 +214,21 @@ def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Lege
         raise
 
 
+def notes_of_unread(masks: Sequence[Source]) -> list[str]:
+    """A note for a file next to the masks, or above, that has a legend's name but is not read."""
+    common = Path(commonpath([files_of(mask)[0].absolute().parent for mask in masks]))
+    for path in (*sorted(common.iterdir()), *sorted(common.parent.iterdir())):
+        # labels.csv may list images, and dataset.json settings
+        if is_legend(path.name) and path.stem.lower() not in ("labels", "label", "dataset"):
+            with suppress(DataError):
+                if path.is_file() and read_legend(path) is None:
+                    return [
+                        f"note: {path} has the name of a list of classes, but its form is not "
+                        "understood, so it is not used. Name the classes: --classes"
+                    ]
+    return []
+
+
 def _of_all(others: Sequence[Path], fits: Callable[[Legend], bool]) -> Legend | None:
     """Find a legend in each of many folders; all must agree."""
     found: Legend | None = None
@@ -326,7 +344,7 @@ def _read_table(path: Path, lines: Sequence[str]) -> Legend | None:
         for keys in (("name", "r", "g", "b"), ("name", "value")):
             if {*keys} <= {*heads}:
                 return _made(path, columns(*keys), ids if len(keys) > 2 else ())
-        if found := _by_hex(columns("name", "hex")):
+        if found := _by_color(columns("name", "hex")):
             return _made(path, found, ids)
         if "id" in heads:
             return _numbered(path, columns("name", "id"))
@@ -346,14 +364,23 @@ def _with_names(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str
     return own
 
 
-def _by_hex(found: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Names with R, G and B, from names with `#RRGGBB`; [] if any is not."""
-    colors = [_HEX.fullmatch(color) for _, color in found]
-    return [
-        (name, *map(str, bytes.fromhex(color[1])))
-        for (name, _), color in zip(found, colors, strict=True)
-        if color and all(colors)
-    ]
+def _by_color(found: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Names with R, G and B, from names with a colour in one cell; [] if any is none."""
+    cells = [color.strip() for _, color in found]
+    if all(map(_HEX_ALPHA.fullmatch, cells)):  # opaque: RRGGBBFF, or FFRRGGBB as QGIS has it
+        digits = [cell.removeprefix("#") for cell in cells]
+        is_last = all(each[6:].lower() == "ff" for each in digits)
+        cells = [each[:6] if is_last else each[2:] for each in digits]
+    colors = [_hex_or_rgb(cell) for cell in cells]
+    return [(name, *color) for (name, _), color in zip(found, colors, strict=True) if all(colors)]
+
+
+def _hex_or_rgb(cell: str) -> tuple[str, ...]:
+    """R, G and B of `#D50000`, `rgb(213, 0, 0)`, `[213, 0, 0]` or `213 0 0`; () of others."""
+    if match := _HEX.fullmatch(cell):
+        return tuple(map(str, bytes.fromhex(match[1])))
+    match = _RGB.fullmatch(cell)
+    return match.groups() if match else ()
 
 
 def _read_colors(path: Path, lines: Sequence[str]) -> Legend | None:
@@ -437,6 +464,9 @@ def _read_json(path: Path, text: str) -> Legend | None:
             content = content.get("classes", content)
         if isinstance(content, list):
             return _read_list(path, content)
+        cells = [(name, str(color)) for name, color in content.items()]
+        if found := _by_color(cells):
+            return _made(path, found)
         pairs = [(k, v) if isinstance(v, int) else (v, int(k)) for k, v in content.items()]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
@@ -455,7 +485,7 @@ def _read_list(path: Path, classes: list[Any]) -> Legend | None:
     if len(classes) > 1 and all(isinstance(each, str) for each in classes):
         return _listed(path, classes)
     entries = [(str(each.get("title", each.get("name"))), str(each["color"])) for each in classes]
-    found = _by_hex(entries)
+    found = _by_color(entries)
     return _made(path, found) if len({name for name, *_ in found}) == len(classes) > 1 else None
 
 
