@@ -1465,6 +1465,21 @@ def test_each_folder_may_have_image_sets(tmp_path: Path) -> None:
     assert Counter(pair.part for pair in find_pairs(tmp_path)) == {"train": 4, "val": 2}
 
 
+def test_images_of_one_video_are_not_offered_with_masks_of_another(tmp_path: Path) -> None:
+    for part, name, count in (("train", "a1f", 3), ("train", "b2e", 3), ("valid", "c3d", 1)):
+        for n in range(count):
+            names = (f"{part}/{kind}/{name}/{n}" for kind in ("JPEGImages", "Annotations"))
+            draw_pairs(tmp_path, tuple(f"{each}.png" for each in names))  # type: ignore[arg-type]
+    draw_pairs(tmp_path, ("valid/JPEGImages/c3d/1.png", ""), ("valid/JPEGImages/c3d/2.png", ""))
+    try:
+        couples = [Path(pair.image).parent.name for pair in find_pairs(tmp_path)]
+        assert couples
+    except DataError as error:
+        for flags in error.choices.values():
+            found = pairs_of(tmp_path, **flags)
+            assert all(Path(row[0]).parent.name == Path(row[1]).parent.name for row in found)
+
+
 def test_masks_of_several_annotators_are_a_question(tmp_path: Path) -> None:
     names = [
         (f"images/{n}.png", f"masks/annotator{who}/{n}.png") for n in range(3) for who in (1, 2)
@@ -1603,3 +1618,16 @@ def test_folders_next_to_the_images_are_not_offered_as_classes(tmp_path: Path) -
         find_pairs(tmp_path)
     assert not any("is a class" in name for name in raised.value.choices)
     assert all(len(pairs_of(tmp_path, **flags)) == 4 for flags in raised.value.choices.values())
+
+
+def test_a_table_of_measurements_is_no_split(tmp_path: Path) -> None:
+    """HC18 names the images of both folders alike, so that the table of one alone would be left."""
+    touch(
+        tmp_path,
+        *(f"training_set/{n}_HC{end}.png" for n in range(9) for end in ("", "_Annotation")),
+    )
+    touch(tmp_path, *(f"test_set/{n}_HC.png" for n in range(4)))
+    for name, count in (("training_set_sizes", 9), ("test_set_sizes", 4)):
+        rows = "".join(f"{n}_HC.png,0.1\n" for n in range(count))
+        (tmp_path / f"{name}.csv").write_text(f"filename,pixel size(mm)\n{rows}")
+    assert len(find_pairs(tmp_path, reporter=Collected())) == 9

@@ -95,6 +95,9 @@ def _matching(
 ) -> list[tuple[_Alike, _Alike]]:
     """Folders of images and masks with matching file names, of `kinds` from the outermost on."""
     found: list[tuple[_Alike, _Alike]] = []
+    places: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for top in trees:
+        places[top.name, top.parent.name].append(top)
     above = [
         frozenset[Path].intersection(*(frozenset(top.parents) for top in each.values()))
         for each, _, _ in kinds
@@ -108,9 +111,25 @@ def _matching(
                 found += [
                     couple
                     for couple in _fitting(images, masks)
-                    if len((files := _files_of(*couple, trees))[0]) > 1 and fit_all(*files)
+                    if not _crosses(*couple, places)
+                    and len((files := _files_of(*couple, trees))[0]) > 1
+                    and fit_all(*files)
                 ]
     return found
+
+
+def _crosses(
+    images: _Alike, masks: _Alike, places: Mapping[tuple[str, str], Sequence[Path]]
+) -> bool:
+    """Whether there are masks of the images' own name: video1/ is not that of video2/.
+
+    They lie in a folder of the same name as that of these masks, perhaps in another split.
+    `places` are all folders by their own name and that of the folder above.
+    """
+    theirs = {(top.name, top.parent.name) for top in masks.values()}
+    own = {(images[key].name, top.parent.name) for key, top in masks.items() if key in images}
+    shown = {*images.values()} if own - theirs else set()
+    return any(top not in shown for name in own - theirs for top in places.get(name, ()))
 
 
 def _holds_masks(alike: _Alike, trees: Mapping[Path, _Tree]) -> bool:

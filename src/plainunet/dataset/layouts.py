@@ -169,8 +169,8 @@ def _note_unused(folder: Path, used: Sequence[Root], reporter: Reporter) -> None
         with suppress(ValueError, OSError):
             if name not in tops and any(root.masks for root in _plain(folder / name, silent)):
                 reporter.note(
-                    f"{folder / name} holds images and masks, too, which are not used. To use all, "
-                    "put the folders side by side; to use it alone: "
+                    f"{folder / name} holds images and masks, too, which are not used. If they are "
+                    "no copies, move the others into a folder beside it; to use it alone: "
                     f"{command('plainunet', 'check', folder / name)}"
                 )
 

@@ -198,13 +198,14 @@ def _lists_in(
 ) -> dict[Path, dict[str, Key | None]]:
     """The lists named after splits that name images, with what they name."""
     files = [f for each in places for f in sorted(each.glob("[!.]*")) if find_part(f.stem)]
-    tables = [file for file in files if file.suffix.lower() == ".csv"]
-    if len({find_part(file.stem) for file in tables}) < 2:  # one table may list anything
-        tables = []
-    lists = [file for file in files if file.suffix.lower() in (".txt", ".lst", ".list")]
-    rows = {file: _named_in(file, names) for file in (*lists, *tables) if file.is_file()}
+    files = [f for f in files if f.suffix.lower() in (".txt", ".lst", ".list", ".csv")]
+    rows = {file: _named_in(file, names) for file in files if file.is_file()}
     # unrelated lists name other files
-    return {f: own for f, own in rows.items() if sum(map(bool, own.values())) * 2 > len(own)}
+    rows = {f: own for f, own in rows.items() if sum(map(bool, own.values())) * 2 > len(own)}
+    tables = [file for file in rows if file.suffix.lower() == ".csv"]
+    if len({find_part(file.stem) for file in tables}) < 2:  # one table may list anything
+        return {f: own for f, own in rows.items() if f not in tables}
+    return rows
 
 
 def _of_splits(files: Iterable[Path]) -> list[Path]:

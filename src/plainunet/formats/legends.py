@@ -192,7 +192,7 @@ def _stored(legend: Legend) -> tuple[object, ...]:
 
 
 def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Legend | None:
-    """Find a matching legend in the common folder of all masks, above it, or in each mask folder.
+    """Find a matching legend in the common folder of all masks, above it, or in or above each.
 
     Raises:
         ValueError: A legend is invalid, or folders have different legends.
@@ -205,7 +205,8 @@ def find_legend(masks: Sequence[Source], fits: Callable[[Legend], bool]) -> Lege
     for folder in above:
         if legend := next(filter(fits, _legends_in(folder)), None):
             return legend
-    others = sorted(parents - {*above})
+    # CVAT's labelmap.txt lies above SegmentationClass/ of each task
+    others = sorted((parents | {each.parent for each in parents}) - {*above})
     try:
         return _of_all(others, fits)
     except DataError as error:
