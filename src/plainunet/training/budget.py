@@ -34,14 +34,13 @@ from plainunet.parts import Part
 from plainunet.prediction.drawing import Colors, write_comparison, write_mask
 from plainunet.prediction.predictor import Predictor
 from plainunet.system import total_memory
+from plainunet.training.fingerprint import Fingerprint, take_fingerprint
 from plainunet.training.optim import make_optimizers
 from plainunet.training.plan import (
     OPTIMIZER,
-    Fingerprint,
     Machine,
     largest_side,
     make_plan,
-    take_fingerprint,
 )
 from plainunet.training.run import Run
 from plainunet.training.teacher import TrainedTeacher
