@@ -35,10 +35,10 @@ from plainunet.errors import Error
 from plainunet.evaluation.tune import tune
 from plainunet.files import write_whole
 from plainunet.network.checkpoint import load_checkpoint
-from plainunet.page import count, interval, plural, score
 from plainunet.reporter import Reporter
 from plainunet.settings import load_config
 from plainunet.terminal.screen import Screen
+from plainunet.text import count, interval, plural, score
 from plainunet.training.run import RunFolder, rows_until
 
 CHECKOUT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ PACKAGE = TESTS.parent / "src" / "plainunet"
 # the order in which data flows; packages on one line do not know each other
 ORDER = (
     {"errors"},
-    {"files", "palette", "reporter", "system"},
+    {"files", "palette", "reporter", "system", "text"},
     {"parts"},
     {"config", "page", "demo"},
     {"settings"},

@@ -12,7 +12,7 @@ import pytest
 
 from plainunet import Predictor, load_config, train
 from plainunet.network.checkpoint import load_checkpoint
-from plainunet.page import NOTHING
+from plainunet.text import NOTHING
 from plainunet.training.run import RunFolder
 
 from .folders import draw_rectangles

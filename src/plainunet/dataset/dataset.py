@@ -41,12 +41,12 @@ from plainunet.formats.masks import mask_size
 from plainunet.formats.problems import DataError, as_problem, command
 from plainunet.formats.shards import is_sharded
 from plainunet.formats.sources import Window, files_of
-from plainunet.page import plural
 from plainunet.palette import default_names
 from plainunet.parts import PartError, running
 from plainunet.reporter import Collected, Reporter, silent
 from plainunet.settings import DATASET_FILE, with_dataset, write_dataset
 from plainunet.system import work_ahead
+from plainunet.text import plural
 
 Shape = tuple[int, int, int]
 """Height, width [pixels] and channels of an image."""

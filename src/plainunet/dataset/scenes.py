@@ -32,8 +32,8 @@ from plainunet.formats.masks import class_file_names
 from plainunet.formats.problems import DataError, as_problem, first_five
 from plainunet.formats.sources import Polygons, Source, Window
 from plainunet.formats.windows import stored_size
-from plainunet.page import plural
 from plainunet.reporter import Reporter
+from plainunet.text import plural
 
 _BLOCK = 1024
 _LARGE, _SMALL_FILE = 50_000_000, 2**17  # pixels of a scene; bytes that no such file has

@@ -50,7 +50,6 @@ from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.problems import first_five
 from plainunet.formats.sources import ImageSource, parse_image
 from plainunet.network.card import Card
-from plainunet.page import plural
 from plainunet.prediction.exported import need
 from plainunet.prediction.geo import Georeference
 from plainunet.prediction.outputs import Entries, Outputs, require_apart
@@ -74,6 +73,7 @@ from plainunet.prediction.record import (
 )
 from plainunet.reporter import Collected, Reporter, silent
 from plainunet.system import first_line, keep_freed_memory
+from plainunet.text import plural
 
 _ROWS = "rows"
 """Folder of the Parquet files in the output folder."""

@@ -49,13 +49,13 @@ from plainunet.network.card import (
 )
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.own import Network, OwnNetwork
-from plainunet.page import plural
 from plainunet.parts import parts_of
 from plainunet.prediction.backends import Geometry
 from plainunet.prediction.exported import UnusableError, cut_onnx
 from plainunet.prediction.predictor import Predictor
 from plainunet.prediction.tiling import WHOLE
 from plainunet.reporter import Reporter, or_default
+from plainunet.text import plural
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "bioimageio": ".zip"}
 """Suffix of each format."""

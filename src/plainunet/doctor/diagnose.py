@@ -27,11 +27,11 @@ from plainunet.files import require_writable
 from plainunet.formats.problems import Change, DataError, as_problem, command
 from plainunet.formats.shards import require_no_shards
 from plainunet.formats.sources import Source, files_of, path_of
-from plainunet.page import plural
 from plainunet.palette import default_names
 from plainunet.reporter import Reporter, or_default, silent, track
 from plainunet.settings import DATASET_FILE, with_dataset, write_dataset
 from plainunet.system import keep_freed_memory
+from plainunet.text import plural
 
 
 @dataclass(frozen=True)

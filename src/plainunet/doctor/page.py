@@ -18,9 +18,10 @@ from plainunet.doctor.diagnose import Diagnosis
 from plainunet.doctor.findings import find_unfixed
 from plainunet.doctor.fit import draw_sample
 from plainunet.formats.sources import Source
-from plainunet.page import data_url, plural, render, save_page
+from plainunet.page import data_url, render, save_page
 from plainunet.palette import default_colors
 from plainunet.system import work_ahead
+from plainunet.text import plural
 
 _MOST = 48  # images
 _SIDE = 360  # of an image [pixels]

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
-from plainunet.page import count, interval, score
+from plainunet.text import count, interval, score
 
 _WIDTH, _HEIGHT = 460, 280  # of a chart [points]
 _ROW = 58  # height of a row [points]

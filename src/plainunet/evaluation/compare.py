@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plainunet import page
 from plainunet.dataset.dataset import SegmentationDataset
 from plainunet.errors import Error, require_choice, require_types, take_path
 from plainunet.evaluation.evaluate import open_dataset
@@ -35,11 +34,11 @@ from plainunet.evaluation.metrics import (
 from plainunet.evaluation.scores import AGGREGATES, LEVEL, Aggregate, Bootstrap, json_interval
 from plainunet.files import write_whole
 from plainunet.formats.sources import path_of, stem_of
-from plainunet.page import plural
 from plainunet.parts import parts_of
 from plainunet.prediction.drawing import draw_comparison, write_rgb
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Reporter, or_default
+from plainunet.text import interval, plural, score, text_table
 
 DRAWN = 12
 """Maximum number of images that are drawn."""
@@ -105,12 +104,12 @@ class Comparison:
             for name in self.content["scores"][way]:
                 each = self.difference(name, way)
                 better = "" if each.better is None else f"{each.better:.1%}"
-                numbers = map(page.score, each[:3])
+                numbers = map(score, each[:3])
                 title = f"{metric_label(name)}, {way.replace('_', ' ')}"
-                rows.append((title, *numbers, page.interval(each.interval), better))
-        images = page.plural(self.content["pictures"], "image")
+                rows.append((title, *numbers, interval(each.interval), better))
+        images = plural(self.content["pictures"], "image")
         where = f"{images}, split: {self.split}\nfirst: {self.first}\nsecond: {self.second}"
-        return f"{where}\n{page.text_table(rows)}"
+        return f"{where}\n{text_table(rows)}"
 
 
 def compare(
@@ -291,13 +290,13 @@ def _differences(
     per_image = [with_accuracy(of_images(chosen, each)) for each in of_masks]
     resampled = [bootstrap.pooled(each) for each in counts]
     result: dict[str, Any] = {"pooled": {}, "per_image": {}}
-    for name, score in with_accuracy(chosen).items():
-        pooled = [score(each.sum(axis=0)[None])[0] for each in counts]
-        differences = score(resampled[1]) - score(resampled[0])
+    for name, metric in with_accuracy(chosen).items():
+        pooled = [metric(each.sum(axis=0)[None])[0] for each in counts]
+        differences = metric(resampled[1]) - metric(resampled[0])
         result["pooled"][name] = _entry(pooled, differences, bootstrap)
         of_each = [scores[name](each) for scores, each in zip(per_image, counts, strict=True)]
         means = [nan_mean(each) for each in of_each]
-        # an image may have a score of one model alone
+        # an image may have a metric of one model alone
         differences = bootstrap.means(of_each[1]) - bootstrap.means(of_each[0])
         result["per_image"][name] = _entry(means, differences, bootstrap)
     for name in chosen.keys() - PER_CLASS.keys():  # of which the lower may be the better

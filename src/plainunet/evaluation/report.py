@@ -36,9 +36,10 @@ from plainunet.evaluation.metrics import logged_metrics, metric_labels
 from plainunet.evaluation.scores import FEW
 from plainunet.network.card import Card, versions
 from plainunet.network.own import OwnNetwork
-from plainunet.page import NOTHING, data_url, interval, number, plural, render, save_page, score
+from plainunet.page import data_url, render, save_page
 from plainunet.prediction.drawing import Colors, reduced_rgb
 from plainunet.prediction.predictor import Predictor
+from plainunet.text import NOTHING, interval, number, plural, score
 
 WORST, MEDIAN = 12, 6
 """Maximum numbers of images shown: the worst ones, and those around the median."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from plainunet.errors import require_choice
 from plainunet.evaluation.charts import Dot, strip_chart
 from plainunet.evaluation.metrics import PER_CLASS, Counts, Floats, metric_labels
-from plainunet.page import interval, plural, score, text_table
+from plainunet.text import interval, plural, score, text_table
 
 Aggregate = Literal["per_image", "pooled"]
 """Mean over the scores of images, or score of the counts of all images together."""

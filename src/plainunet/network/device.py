@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from plainunet.errors import Error
-from plainunet.page import plural
 from plainunet.system import give_freed_memory_back
+from plainunet.text import plural
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -12,9 +12,10 @@ from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.formats.images import read_image
 from plainunet.network.card import MODEL_FILES, Card, find_checkpoint
-from plainunet.page import count, interval, render, score
+from plainunet.page import render
 from plainunet.prediction.exported import SUFFIXES, load_exported, need
 from plainunet.system import shorten
+from plainunet.text import count, interval, score
 
 if TYPE_CHECKING:
     from plainunet.prediction.predictor import Predictor

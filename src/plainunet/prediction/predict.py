@@ -30,7 +30,6 @@ from plainunet.formats.sources import (
     stamp_files,
 )
 from plainunet.formats.windows import Windows, as_windows, open_windows, stored_size
-from plainunet.page import plural
 from plainunet.prediction.drawing import TILE, write_tiff_bands
 from plainunet.prediction.geo import Georeference, find_geo
 from plainunet.prediction.outputs import (
@@ -62,6 +61,7 @@ from plainunet.system import (
     keep_freed_memory,
     spare_threads,
 )
+from plainunet.text import plural
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
 LARGE = 100_000_000

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.text import Text
 
 from plainunet import reporter
-from plainunet.page import data_url, plural, render
+from plainunet.page import data_url, render
 from plainunet.reporter import StepDone
 from plainunet.terminal.screen import Screen
+from plainunet.text import plural
 
 if TYPE_CHECKING:
     from plainunet.doctor.diagnose import Diagnosis

@@ -14,8 +14,8 @@ from plainunet.doctor.findings import Finding, find_unfixed
 from plainunet.doctor.fix import describe
 from plainunet.evaluation.metrics import PER_CLASS, metric_label, metric_labels
 from plainunet.evaluation.scores import FEW, CrossValidation, Scores
-from plainunet.page import plural
 from plainunet.terminal.screen import Terminal
+from plainunet.text import plural
 
 if TYPE_CHECKING:
     from plainunet.deployment.export import Exported

@@ -29,11 +29,11 @@ from plainunet.network.device import autocast, choose_device, choose_precision, 
 from plainunet.network.losses import cross_entropy_dice
 from plainunet.network.own import Network, copy_part, make_own_network
 from plainunet.network.unet import UNet, deep_logits
-from plainunet.page import plural
 from plainunet.parts import Part
 from plainunet.prediction.drawing import Colors, write_comparison, write_mask
 from plainunet.prediction.predictor import Predictor
 from plainunet.system import total_memory
+from plainunet.text import plural
 from plainunet.training.fingerprint import Fingerprint, take_fingerprint
 from plainunet.training.optim import make_optimizers
 from plainunet.training.plan import (

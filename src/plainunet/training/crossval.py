@@ -35,10 +35,10 @@ from plainunet.network.card import BEST_FILE, FOLDS_FILE, SCORES_FILE, Card
 from plainunet.network.checkpoint import load_checkpoint
 from plainunet.network.losses import OwnLossFunction
 from plainunet.network.own import copy_part
-from plainunet.page import plural
 from plainunet.parts import OwnParts, Part, parts_of
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Forwarding, Reporter, StepDone, or_default, silent
+from plainunet.text import plural
 from plainunet.training.distributed import join_processes
 from plainunet.training.run import RunFolder, StoppedError
 from plainunet.training.train import own_parts, require_apart, resume, train

@@ -34,13 +34,13 @@ from plainunet.network.device import choose_device, choose_precision, describe_p
 from plainunet.network.losses import OwnLoss, OwnLossFunction
 from plainunet.network.own import Network, make_own_network
 from plainunet.network.unet import UNet
-from plainunet.page import plural
 from plainunet.palette import default_colors, default_names
 from plainunet.parts import OwnParts, Part, is_own
 from plainunet.prediction.predictor import Predictor
 from plainunet.reporter import Forwarding, Reporter, or_default, silent
 from plainunet.settings import AUGMENT_FILE, with_dataset, write_config, write_dataset
 from plainunet.system import keep_freed_memory
+from plainunet.text import plural
 from plainunet.training.budget import find_end, fit_budget, measure_end
 from plainunet.training.distributed import Processes, job, join_processes
 from plainunet.training.plan import BUDGET, RATES, check_window

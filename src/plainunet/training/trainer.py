@@ -34,9 +34,9 @@ from plainunet.network.device import (
 from plainunet.network.losses import deep_loss
 from plainunet.network.own import Network, OwnNetwork
 from plainunet.network.unet import UNet, deep_logits
-from plainunet.page import plural
 from plainunet.reporter import StepDone
 from plainunet.system import is_out_of_memory, loader_processes, resident_memory
+from plainunet.text import plural
 from plainunet.training.distributed import synchronise
 from plainunet.training.optim import WeightAverage, make_optimizers
 from plainunet.training.run import Run, StoppedError, draw_curves, rows_until, write_rows

@@ -21,12 +21,12 @@ from plainunet.dataset.split import shared_groups
 from plainunet.errors import Error
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.sources import cache_folder
-from plainunet.page import plural
 from plainunet.palette import default_colors
 from plainunet.parts import OwnParts
 from plainunet.prediction.drawing import as_rgb, draw_overlay, write_rgb
 from plainunet.reporter import Reporter, silent
 from plainunet.settings import with_dataset
+from plainunet.text import plural
 from plainunet.training.plan import SCENE_PATCH, choose_size
 from plainunet.training.run import Run
 from plainunet.training.teacher import TrainedTeacher
