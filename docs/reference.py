@@ -195,33 +195,46 @@ def describe_python() -> str:
         page += f"\n## `{name}`\n\n"
         if isinstance(node, ast.Module):
             page += as_markdown(ast.get_docstring(node))
-            inside = [each for each in node.body if isinstance(each, ast.FunctionDef)]
-            public = [each for each in inside if not each.name.startswith("_")]
-            rows = [(f"`{each.name}`", summarise(each)) for each in public]
-            page += "\n" + table(("function", "meaning"), *rows)
-            continue
-        if isinstance(node, ast.FunctionDef):
-            page += f"{signature(node)}{as_markdown(ast.get_docstring(node))}"
-            continue
-        assert isinstance(node, ast.ClassDef)
-        page += as_markdown(ast.get_docstring(node))
-        if module == "plainunet.config":
+            for each in find_public(node):
+                page += f"\n### `{name}.{each.name}`\n\n{describe(each, f'{name}.{each.name}')}"
+        elif module == "plainunet.config":
+            page += as_markdown(ast.get_docstring(node))
             page += "\nIts fields are listed under [configuration](configuration.md#trainconfig).\n"
-            continue
-        if fields := [(ast.unparse(each.target), text) for each, text in find_fields(node)]:
-            rows = [(f"`{field}`", flatten(text)) for field, text in fields]
-            page += "\n" + table(("field", "meaning"), *rows)
-        for method in node.body:
-            if not isinstance(method, ast.FunctionDef):
-                continue
-            if method.name.startswith("_") and method.name != "__init__":
-                continue
-            if "overload" in map(ast.unparse, method.decorator_list):
-                continue
-            shown = name if method.name == "__init__" else f"{name}.{method.name}"
-            page += f"\n### `{shown}{'()' if shown == name else ''}`\n\n{signature(method, shown)}"
-            page += as_markdown(ast.get_docstring(method))
+        else:
+            page += describe(node, name)
     return page
+
+
+def find_public(module: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    """The functions and classes in a module's `__all__`, in the order of the source."""
+    listed: list[str] = []
+    for node in module.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            listed = ast.literal_eval(node.value)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in listed:
+            yield node
+
+
+def describe(node: ast.FunctionDef | ast.ClassDef, name: str) -> str:
+    """Describe a function, or a class with its fields and methods."""
+    if isinstance(node, ast.FunctionDef):
+        return f"{signature(node, name)}{as_markdown(ast.get_docstring(node))}"
+    text = as_markdown(ast.get_docstring(node))
+    if fields := [(ast.unparse(each.target), below) for each, below in find_fields(node)]:
+        rows = [(f"`{field}`", flatten(below)) for field, below in fields]
+        text += "\n" + table(("field", "meaning"), *rows)
+    for method in node.body:
+        if not isinstance(method, ast.FunctionDef):
+            continue
+        is_called = method.name in ("__init__", "__call__")
+        if method.name.startswith("_") and not is_called:
+            continue
+        if "overload" in map(ast.unparse, method.decorator_list):
+            continue
+        shown = name if is_called else f"{name}.{method.name}"
+        text += f"\n### `{shown}{'()' if is_called else ''}`\n\n{signature(method, shown)}"
+        text += as_markdown(ast.get_docstring(method))
+    return text
 
 
 def signature(node: ast.FunctionDef, name: str = "") -> str:

@@ -25,6 +25,23 @@ from numpy.typing import NDArray
 from plainunet.errors import Error
 from plainunet.parts import Part, PartError, running
 
+__all__ = [
+    "Boundary",
+    "ClusterScores",
+    "ObjectCounts",
+    "accuracy",
+    "cluster_scores",
+    "compare_boundaries",
+    "confusion_matrix",
+    "dice",
+    "iou",
+    "label_objects",
+    "match_objects",
+    "precision",
+    "recall",
+    "summarise",
+]
+
 Counts: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 Labels: TypeAlias = NDArray[np.integer[Any]]

@@ -23,6 +23,17 @@ from torch.nn import functional as F
 from plainunet.errors import Error
 from plainunet.parts import Part, PartError, running
 
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "boundary",
+    "cross_entropy",
+    "cross_entropy_dice",
+    "dice_loss",
+    "focal",
+    "lovasz",
+]
+
 
 class Loss(Protocol):
     """A training loss; `LOSSES` lists all by name."""
