@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -89,6 +90,21 @@ def test_a_package_passes_the_test_of_the_zoo(tmp_path: Path) -> None:
 
 
 @pytest.mark.bioimageio
+def test_a_network_of_the_users_own_is_not_called_a_unet(tmp_path: Path) -> None:
+    package = make_package(InputSize((24, 24), 4, 8), 32)
+    architecture = {**ARCHITECTURE, "factory": "nets:make"}
+    package.write(
+        tmp_path / "model.zip",
+        write_metadata(architecture, package.card, export={"check": {"difference": 1e-6}}),
+    )
+    texts = [read(tmp_path / "model.zip")[name].decode() for name in ("rdf.yaml", "README.md")]
+    assert all("Network for" in text for text in texts)
+    assert not any(
+        re.search("U-Net|unet|Ronneberger", text.replace("plainunet", "")) for text in texts
+    )
+
+
+@pytest.mark.bioimageio
 def test_a_package_with_wrong_outputs_fails_the_test_of_the_zoo(tmp_path: Path) -> None:
     package = make_package(InputSize((16, 16), None, 0), 16)
     package.probabilities[:, 3:9] = 0.5
@@ -156,6 +172,7 @@ def test_any_example_fits(size: InputSize, own: tuple[int, int]) -> None:
 )
 def test_titles_have_only_allowed_characters(names: tuple[str, ...], title: str) -> None:
     assert choose_title(None, names) == title
+    assert choose_title(None, names, is_own=True) == title.replace("U-Net", "Network")
     assert len(choose_title(None, ("0", "long name" * 40))) <= 64
 
 

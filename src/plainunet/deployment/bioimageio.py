@@ -154,7 +154,7 @@ class Package:
             folder = Path(scratch)
             self._write_files(folder, metadata)
             with spec.ValidationContext(root=folder, log_warnings=False):
-                described = spec.build_description(self._describe())
+                described = spec.build_description(self._describe(_is_own(metadata)))
                 if isinstance(described, spec.InvalidDescr):
                     raise Error(f"{path}: {_first_error(described.validation_summary)}")
                 spec.save_bioimageio_package(described, output_path=path)
@@ -185,8 +185,11 @@ class Package:
         ]
         return np.concatenate(halves, axis=1).astype(np.uint8)
 
-    def _describe(self) -> dict[str, Any]:
-        """The content of bioimageio.yaml, with fields that the first version 0.5.0 knew."""
+    def _describe(self, is_own: bool) -> dict[str, Any]:
+        """The content of bioimageio.yaml, with fields that the first version 0.5.0 knew.
+
+        A network of the user's own is no U-Net: `is_own`.
+        """
         names = self.card.class_names
         batch = {"type": "batch"}
         value_range = [0, np.iinfo(self.dtype).max] if self.dtype != "float32" else [None, None]
@@ -226,12 +229,12 @@ class Package:
         return {
             "type": "model",
             "format_version": _library("spec").ModelDescr.implemented_format_version,
-            "name": choose_title(self.options.title, names),
-            "description": self._summary(),
+            "name": choose_title(self.options.title, names, is_own),
+            "description": self._summary(is_own),
             "authors": [{"name": name} for name in self.options.author],
             "license": self.options.license,
-            "cite": [_PAPER],
-            "tags": ["2d", "unet", "semantic-segmentation", "pytorch", KEY],
+            "cite": [] if is_own else [_PAPER],
+            "tags": ["2d", *["unet"][is_own:], "semantic-segmentation", "pytorch", KEY],
             "covers": [{"source": "cover.png"}],
             "documentation": {"source": "README.md"},
             "attachments": [{"source": f"{KEY}.json"}],
@@ -247,9 +250,10 @@ class Package:
             tiles = {"concatenable": True} if self.size.halo else {}
             yield {"type": "space", "id": axis, "size": size, **tiles}
 
-    def _summary(self) -> str:
+    def _summary(self, is_own: bool) -> str:
         names = shorten(", ".join(self.card.class_names), 300)
-        text = f"A U-Net for semantic segmentation, trained with plainunet. Classes: {names}."
+        kind = "network" if is_own else "U-Net"
+        text = f"A {kind} for semantic segmentation, trained with plainunet. Classes: {names}."
         if self.card.size:
             text += " Images have to be reduced first, see the documentation."
         return text
@@ -274,9 +278,9 @@ class Package:
             )
         return "\n".join(
             [
-                f"# {choose_title(self.options.title, names)}",
+                f"# {choose_title(self.options.title, names, _is_own(metadata))}",
                 "",
-                self._summary(),
+                self._summary(_is_own(metadata)),
                 "",
                 "## Input",
                 "",
@@ -387,12 +391,18 @@ def _row(name: str, scores: list[float | None]) -> str:
     return f"| {name} | {' | '.join('-' if each is None else f'{each:.4f}' for each in scores)} |"
 
 
-def choose_title(given: str | None, class_names: tuple[str, ...]) -> str:
+def _is_own(metadata: Mapping[str, Any]) -> bool:
+    """Whether the network is one of the user's own."""
+    return "factory" in metadata["architecture"]
+
+
+def choose_title(given: str | None, class_names: tuple[str, ...], is_own: bool = False) -> str:
     """The title of a package: as given, or after the foreground classes."""
     if given:
         return given
+    kind = "Network" if is_own else "U-Net"
     names = " ".join(" and ".join(class_names[1:]).split())
-    allowed = "".join(each if each in _TITLE else "-" for each in f"U-Net for {names}")
+    allowed = "".join(each if each in _TITLE else "-" for each in f"{kind} for {names}")
     return allowed[: _TITLE_LENGTH[1]].strip()
 
 
