@@ -526,7 +526,12 @@ def _printable(text: str) -> str:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    def show(value: Any) -> str:
+        if isinstance(value, list):
+            return " ".join(map(show, value))
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name.replace('_', ' ')} {show(value)}" for name, value in values.items())
 
 
 def _policy(size: tuple[int, int] | None, factor: float) -> str:

@@ -497,13 +497,11 @@ def _table(title: str, headers: Iterable[str]) -> Table:
     return table
 
 
-def _cell(
-    value: float | None, bounds: Sequence[float] | None = None, digits: int | None = None
-) -> str:
+def _cell(value: float | None, bounds: Sequence[float] | None = None, digits: int = 4) -> str:
     if value is None:
         return "-"
-    if digits is None:
-        digits = 4 if max(map(abs, (value, *(bounds or ())))) < 100 else 1
+    if max(map(abs, (value, *(bounds or ())))) >= 100:
+        digits = 1
     text = f"{value:.{digits}f}"
     return f"{text}\n[dim]{_range(bounds, digits)}[/]" if bounds else text
 
