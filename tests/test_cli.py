@@ -869,6 +869,12 @@ def test_flags_of_other_tools_lead_to_ours(command: Commands, given: list[str], 
     refused(command("train", "data", "--out", "run", *given), f"^error: {named}")
 
 
+def test_wrong_values_are_those_of_a_flag(command: Commands, tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").touch()
+    line = ("export", tmp_path / "best.safetensors", "--out", "model.tflite")
+    refused(command(*line), r"^error: --out: expected .*\.onnx.*but got 'model\.tflite'")
+
+
 @pytest.mark.parametrize(
     ("line", "usage"),
     [

@@ -196,7 +196,7 @@ WRONG: dict[str, tuple[Call, str, str]] = {
     "load: memory": (lambda run: Predictor.load(run, memory="2G"), "memory", "2G"),
     "load: no memory": (lambda run: Predictor.load(run, memory=-1), "memory", "-1"),
     "load: precision": (lambda run: Predictor.load(run, precision="fp8"), "precision", "fp8"),
-    "load: network": (lambda run: Predictor.load(run, network=5), "network", "int 5"),
+    "load: network": (lambda run: Predictor.load(run, network=5), "network", "got 5"),
     "load: factory": (lambda run: Predictor.load(run, network=make_network), "network", "U-Net"),
     "save: folder": (lambda run: Predictor.load(run).save_pretrained(5), "folder", "5"),
     "save: name": (lambda run: Predictor.load(run).save_pretrained(run / "x", name=7), "name", "7"),
@@ -280,7 +280,7 @@ WRONG: dict[str, tuple[Call, str, str]] = {
     "train: augment": (
         lambda run: plainunet.train(run.with_name("data"), run.with_name("x"), augment=5),
         "augment",
-        "int 5",
+        "got 5",
     ),
     "load: scales": (lambda run: Predictor.load(run, scales=(0,)), r"^scales: [^;]*$", "0"),
     "dataset: index": (lambda run: opened(run)[:2], "index", "slice"),

@@ -12,9 +12,13 @@ import warnings
 from collections.abc import Callable
 from itertools import pairwise, zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plainunet import reporter
 from plainunet.errors import Error
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 _ALIASES = {
     "augment": "aug augmentation augmentations",
@@ -200,7 +204,7 @@ def _run() -> int:
             return 2
         fixable = isinstance(error, ValueError | FloatingPointError) and _is_deliberate(error)
         if fixable or isinstance(error, OSError):  # such as a full disk
-            _complain(_describe(error))
+            _complain(_as_flag(_describe(error), error, app))
             return 2
         if is_out_of_memory(error):
             _complain(
@@ -275,6 +279,17 @@ def _describe(error: BaseException) -> str:
     advice = _ADVICE.get(error.errno or 0, "Check the path, and try again.")
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror.lower()}. {advice}"
+
+
+def _as_flag(text: str, error: BaseException, app: "App") -> str:
+    """Name the flag in the message about a wrong argument: "out: ..." is --out."""
+    flag = f"--{text.partition(':')[0].replace('_', '-')}"
+    verb = next((token for token in sys.argv[1:] if not token.startswith("-")), "")
+    if getattr(error, "code", "") != "argument" or verb not in app:
+        return text
+    known = app[verb].assemble_argument_collection()
+    is_flag = any(flag in argument.names for argument in known)
+    return f"{flag}{text[len(flag) - 2 :]}" if is_flag else text
 
 
 def _interrupted(error: BaseException) -> int:

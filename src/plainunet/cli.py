@@ -44,6 +44,7 @@ app = App(
 # without validators, which are compiled when first needed: --help is faster
 _DEFAULTS, _KNOWN = TrainConfig.model_construct(), DataConfig.model_construct()
 _NETWORK, _FOLDER = NetworkOptions.model_construct(), FolderConfig.model_construct()
+_EXPORT = ExportOptions.model_construct()
 _PREDICTING, _EVALUATING = PredictOptions.model_construct(), EvaluateOptions.model_construct()
 _SERVING, _BULK = ServeOptions.model_construct(), BulkOptions.model_construct()
 Where = Annotated[Device, Parameter(help="Device to run on.")]
@@ -598,7 +599,9 @@ def predict(
 
 
 @app.command
-def export(checkpoint: Path, /, *, out: Path, options: Exporting, network: Own = ()) -> int:
+def export(
+    checkpoint: Path, /, *, out: Path, options: Exporting = _EXPORT, network: Own = ()
+) -> int:
     """Export a model as one file for other programs: ONNX, OpenVINO, torch.export or bioimage.io.
 
     The file takes images as stored and gives probabilities and masks of the images' own size:

@@ -561,15 +561,16 @@ class EvaluateOptions(Settings):
     NAME-tuned.safetensors next to the checkpoint, and evaluate the copy."""
 
 
-ExportTarget = Literal["onnx", "openvino", "torch", "bioimageio"]
+ExportTarget = Literal["auto", "onnx", "openvino", "torch", "bioimageio"]
 
 
 class ExportOptions(CardOptions):
     """Options of `export`: the file, and the images that it is checked on."""
 
-    to: ExportTarget
+    to: ExportTarget = "auto"
     """Format: onnx (one .onnx file), openvino (.xml, and .bin beside it), torch (.pt2 of
-    torch.export) or bioimageio (.zip of the BioImage Model Zoo, with ONNX weights)."""
+    torch.export), bioimageio (.zip of the BioImage Model Zoo, with ONNX weights), or auto: by the
+    suffix of the file."""
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision: fp16 halves the file (weights only, it computes in fp32), bf16 makes OpenVINO
     compute in it, int8 quantises the network with training images: a third of the size, and

@@ -44,12 +44,17 @@ def wrong(name: str, given: object, wanted: str) -> Error:
 
 
 def describe(given: Any) -> str:
-    """Describe a value for messages: dtype and shape of an array, else its type and value."""
+    """Describe a value for messages: dtype and shape of an array, else its type and value.
+
+    Text, numbers and paths are their value alone, which shows the type.
+    """
     kind = type(given).__name__
     if hasattr(given, "shape") and hasattr(given, "dtype"):
         return f"{kind} {given.dtype} {list(given.shape)}"
-    text = repr(given)
-    return f"{kind} {text}" if len(text) <= 80 else f"{kind} {text[:77]}..."
+    text = repr(str(given) if isinstance(given, Path) else given)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    is_plain = given is None or isinstance(given, str | bool | int | float | Path)
+    return text if is_plain else f"{kind} {text}"
 
 
 def take_path(given: object, name: str) -> Path:

@@ -100,7 +100,7 @@ def test_the_command_writes_an_onnx_file_that_predicts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     checkpoint, out = make_checkpoint(), tmp_path / "made" / "model.onnx"
-    words = ["export", checkpoint, "--to", "onnx", "--out", out, "--images", *photos]
+    words = ["export", checkpoint, "--out", out, "--images", *photos]  # .onnx says which format
     assert command(monkeypatch, *words) == 0
     assert files_in(out.parent) == {"model.onnx"}
     image = draw_images(101, 133)[0]

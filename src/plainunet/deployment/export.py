@@ -125,9 +125,8 @@ def export(
         options: Format, precision, layout, and the images.
         reporter: Receives progress and notes; default: shown in notebooks.
         network: The factory of your own network, as in `Predictor.load`.
-        settings: The options by name, in place of `options`: `to` ("onnx", "openvino", "torch" or
-            "bioimageio"; default: by the suffix of `out`), `precision`, `data` and the other fields
-            of `ExportOptions`.
+        settings: The options by name, in place of `options`: `precision`, `data` and the other
+            fields of `ExportOptions`.
 
     Returns:
         The comparison.
@@ -142,13 +141,15 @@ def export(
         ```python
         from plainunet import Predictor, export
 
-        print(export("runs/first", to="onnx", out="model.onnx"))
+        print(export("runs/first", "model.onnx"))
         mask = Predictor.load("model.onnx").predict("new-images/i_1.jpg")
         ```
     """
     checkpoint, out = find_checkpoint(take_path(checkpoint, "checkpoint")), take_path(out, "out")
     require_types(options=(options, ExportOptions))
-    options, reporter = options or _options(out, settings), or_default(reporter)
+    options, reporter = options or ExportOptions(**settings), or_default(reporter)
+    if options.to == "auto":
+        options = options.model_copy(update={"to": _form_of(out)})
     _require_possible(out, options)
     own, card = load_checkpoint(checkpoint, parts_of(network, "--network"))
     card = _card_for_export(checkpoint, card, options, reporter)
@@ -200,12 +201,12 @@ def export(
     return Exported(out, described, agreement, sizes)
 
 
-def _options(out: Path, settings: dict[str, Any]) -> ExportOptions:
-    """Check options given by name."""
+def _form_of(out: Path) -> str:
+    """The format that a file's suffix stands for."""
     by_suffix = {suffix: name for name, suffix in SUFFIX.items()}
-    if (to := settings.get("to") or by_suffix.get(out.suffix.lower())) is None:
-        raise wrong("out", out, f"a file name ending in one of {', '.join(by_suffix)}")
-    return ExportOptions(**{**settings, "to": to})
+    if (to := by_suffix.get(out.suffix.lower())) is None:
+        raise wrong("out", str(out), f"a file name ending in one of {', '.join(by_suffix)}")
+    return to
 
 
 def _require_possible(out: Path, options: ExportOptions) -> None:
