@@ -58,6 +58,7 @@ def test_verbs_are_functions_whatever_was_imported_before() -> None:
     assert plainunet.evaluate.__module__ == "plainunet.evaluation.evaluate"
 
 
+@pytest.mark.slow
 def test_importing_modules_makes_no_network_requests() -> None:
     code = (
         "import os, sys; os.environ.pop('NO_ALBUMENTATIONS_UPDATE', None)\n"

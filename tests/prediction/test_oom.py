@@ -151,6 +151,7 @@ print(json.dumps({"messages": messages, "error": error, "differ": differ}))
 
 
 @on_linux
+@pytest.mark.slow
 def test_an_image_that_exceeds_the_memory_is_predicted_in_tiles(tmp_path: Path) -> None:
     """A real allocation fails; the mask nearly equals that of one pass.
 

@@ -242,7 +242,10 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 @pytest.mark.parametrize(
     "name",
-    ["mine.yaml", pytest.param("mine.json", marks=pytest.mark.slow), "my_augment:transforms"],
+    [
+        *(pytest.param(f"mine.{kind}", marks=pytest.mark.slow) for kind in ("yaml", "json")),
+        "my_augment:transforms",
+    ],
 )
 def test_files_and_names_from_the_command_line(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -150,6 +150,7 @@ def test_targets_of_reduced_images_with_ignored_pixels(
     assert ignored > 100
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_resumes_bit_for_bit(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
