@@ -278,7 +278,9 @@ class TrainConfig(DataConfig, NetworkConfig):
     focal and balanced class weights help with class imbalance. Or your own, as
     package.module:function."""
     optimizer: Literal["muon", "adamw", "adam", "sgd", "rmsprop"] = "adamw"
-    """Optimiser; sgd uses Nesterov momentum 0.9."""
+    """Optimiser."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Nesterov momentum of sgd. 0.99 in the paper, for batches of one tile."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     """Weight decay: decoupled for muon and adamw, L2 for sgd and rmsprop; adam ignores it."""
     gradient_clip: float = Field(default=0.0, ge=0, allow_inf_nan=False)

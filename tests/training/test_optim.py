@@ -203,15 +203,16 @@ def test_the_ema_is_a_separate_network() -> None:
         assert torch.equal(value, before[name])
 
 
-def test_sgd_with_nesterov_momentum() -> None:
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
+def test_sgd_with_nesterov_momentum(momentum: float) -> None:
     unet = network()
-    (optimizer,) = make_optimizers(unet, "sgd", 0.1, 0.0)
+    (optimizer,) = make_optimizers(unet, "sgd", 0.1, 0.0, momentum=momentum)
     weight = unet.head.weight
     gradients = [torch.randn_like(weight) for _ in range(3)]
     wanted, speed = weight.detach().clone(), torch.zeros_like(weight)
     for gradient in gradients:
-        speed = 0.9 * speed + gradient
-        wanted -= 0.1 * (gradient + 0.9 * speed)
+        speed = momentum * speed + gradient
+        wanted -= 0.1 * (gradient + momentum * speed)
         weight.grad = gradient.clone()
         optimizer.step()
     torch.testing.assert_close(weight.detach(), wanted)

@@ -12,9 +12,6 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from plainunet.network.own import Network
 
-MOMENTUM = 0.9
-"""Nesterov momentum of sgd."""
-
 
 class Muon(Optimizer):
     """Momentum with orthogonalised updates.
@@ -119,17 +116,19 @@ def make_optimizers(
     learning_rate: float,
     weight_decay: float,
     precision: torch.dtype = torch.float32,
+    momentum: float = 0.9,
 ) -> list[Optimizer]:
     """Make the optimisers of a network.
 
     Args:
         network: The network.
-        name: "adamw", "adam", "sgd" (Nesterov, `MOMENTUM`), "rmsprop", or "muon": Muon for the
-            3x3 convolutions after the first, AdamW for everything else.
+        name: "adamw", "adam", "sgd", "rmsprop", or "muon": Muon for the 3x3 convolutions after
+            the first, AdamW for everything else.
         learning_rate: The highest learning rate of the schedule.
         weight_decay: Decoupled in muon and adamw, added to the gradient in sgd and rmsprop;
             adam has none.
         precision: Of the training; with bfloat16, Muon computes its updates in it.
+        momentum: Nesterov momentum of sgd; the others have their own.
 
     Returns:
         One or two optimisers of the weights that are not frozen.
@@ -139,9 +138,9 @@ def make_optimizers(
         sgd = SGD(
             weights,
             lr=learning_rate,
-            momentum=MOMENTUM,
+            momentum=momentum,
             weight_decay=weight_decay,
-            nesterov=True,
+            nesterov=momentum > 0,
             fused=True,
         )
         return [sgd]

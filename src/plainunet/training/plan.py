@@ -525,6 +525,7 @@ _IDLE: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("border_sigma", "without --border-weight", lambda config: not config.border_weight),
     ("border_weight", "with --loss lovasz", lambda config: config.loss == "lovasz"),
     ("class_weights", "with --loss lovasz", lambda config: config.loss == "lovasz"),
+    ("momentum", "without --optimizer sgd", lambda config: config.optimizer != "sgd"),
     ("weight_decay", "with --optimizer adam", lambda config: config.optimizer == "adam"),
     ("validation", "with --folds", lambda config: config.folds is not None),
     ("validation", "with --held-out", lambda config: bool(config.held_out)),

@@ -98,6 +98,7 @@ class Trainer:
                 config.learning_rate,
                 config.weight_decay,
                 self._precision,
+                config.momentum,
             ),
             WeightAverage(network, config.ema) if config.ema else None,
             torch.amp.GradScaler(self._device.type, enabled=self._precision == torch.float16),
