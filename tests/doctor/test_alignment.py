@@ -24,7 +24,7 @@ from plainunet.doctor.alignment import (
     reduce_image,
     shrink_edges,
 )
-from plainunet.formats.encoded import turn_upright
+from plainunet.formats.image_files import turn_upright
 from plainunet.formats.images import read_image
 
 Image = NDArray[Any]

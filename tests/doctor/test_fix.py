@@ -24,7 +24,7 @@ from plainunet.dataset.lists import find_images
 from plainunet.doctor.diagnose import check, fix
 from plainunet.doctor.findings import Finding
 from plainunet.doctor.fix import BACKUP, apply, is_possible, undo
-from plainunet.formats.encoded import turn_upright
+from plainunet.formats.image_files import turn_upright
 from plainunet.formats.masks import mask_traits, read_mask
 from plainunet.formats.problems import Change
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
 
-from plainunet.formats.encoded import array_shape, read_array, read_mask_array
+from plainunet.formats.image_files import array_shape, read_array, read_mask_array
 from plainunet.formats.images import (
     image_shape,
     image_size,

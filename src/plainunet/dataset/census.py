@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from plainunet.dataset.cache import recall
 from plainunet.formats.colors import ColoredMaskError, count_colors, count_runs, read_colors, unpack
-from plainunet.formats.encoded import open_encoded
+from plainunet.formats.image_files import open_encoded
 from plainunet.formats.masks import VOID, mask_traits, read_mask
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import Source

@@ -35,7 +35,7 @@ from plainunet.dataset.split import (
 from plainunet.errors import Error, require_choice, require_types, take_path, wrong
 from plainunet.files import made_anew, write_whole
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.encoded import read_encoded
+from plainunet.formats.image_files import read_encoded
 from plainunet.formats.images import image_shape
 from plainunet.formats.masks import mask_size
 from plainunet.formats.problems import DataError, as_problem, command

@@ -48,7 +48,7 @@ from plainunet.dataset.matching import (
 from plainunet.dataset.scenes import cut_scenes, pair_polygons, polygon_files
 from plainunet.dataset.split import group_pairs
 from plainunet.errors import Error
-from plainunet.formats.encoded import decoding, open_encoded
+from plainunet.formats.image_files import decoding, open_encoded
 from plainunet.formats.images import IMAGE_SUFFIXES
 from plainunet.formats.problems import Change, DataError, as_problem, command, first_five
 from plainunet.formats.shapes import class_names, is_shapes

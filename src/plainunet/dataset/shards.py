@@ -29,7 +29,7 @@ from plainunet.dataset.samples import Samples
 from plainunet.errors import Error
 from plainunet.files import lock_folder, remove_unfinished, write_json, write_whole
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.encoded import read_encoded
+from plainunet.formats.image_files import read_encoded
 from plainunet.formats.images import fitting_suffix
 from plainunet.formats.shards import FORMAT, INDEX_FILE, write_shard
 from plainunet.formats.sources import Member, stem_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plainunet.dataset.layouts import Files, Key
-from plainunet.formats.encoded import open_encoded
+from plainunet.formats.image_files import open_encoded
 from plainunet.formats.images import fitting_suffix
 from plainunet.formats.masks import holds_one_class
 from plainunet.formats.problems import Change, DataError, first_five

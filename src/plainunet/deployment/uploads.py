@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 from tifffile import TiffFile
 
-from plainunet.formats.encoded import decoding, find_kind, open_encoded
+from plainunet.formats.image_files import decoding, find_kind, open_encoded
 from plainunet.formats.images import read_with_missing
 from plainunet.formats.problems import DataError
 from plainunet.formats.sources import ImageSource, Page

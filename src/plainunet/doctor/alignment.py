@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from plainunet.dataset.resize import halve, resize
 from plainunet.errors import Error
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.encoded import turn_upright
+from plainunet.formats.image_files import turn_upright
 
 _BLUR = 1.0
 # edge strength is relative to the mean within this square [pixels]

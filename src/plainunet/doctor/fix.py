@@ -22,7 +22,7 @@ from plainunet.doctor.alignment import TURNS
 from plainunet.errors import Error
 from plainunet.files import lock_folder, remove_abandoned, write_whole
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.encoded import turn_upright
+from plainunet.formats.image_files import turn_upright
 from plainunet.formats.masks import flatten_mask, rewrite_mask
 from plainunet.formats.problems import Change
 from plainunet.formats.tiff import mark_as_channel, mark_nodata

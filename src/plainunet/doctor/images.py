@@ -22,7 +22,7 @@ from plainunet.dataset.pairs import Pair
 from plainunet.dataset.scenes import are_blocks
 from plainunet.doctor.findings import Findings, change_of
 from plainunet.errors import Error
-from plainunet.formats.encoded import decoding, read_encoded, turn_upright
+from plainunet.formats.image_files import decoding, read_encoded, turn_upright
 from plainunet.formats.images import fitting_suffix, read_image, read_with_missing, stored_shape
 from plainunet.formats.problems import Change, DataError, command
 from plainunet.formats.sources import ImageSource, Source, Window, files_of, path_of, stem_of

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainunet.errors import Error
-from plainunet.formats.encoded import decoding, read_encoded, turn_upright
+from plainunet.formats.image_files import decoding, read_encoded, turn_upright
 from plainunet.formats.images import open_still
 from plainunet.formats.legends import (
     Color,

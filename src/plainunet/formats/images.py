@@ -27,7 +27,8 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from plainunet.errors import Error, take_path, wrong
-from plainunet.formats.encoded import (
+from plainunet.formats.geo import cut_window
+from plainunet.formats.image_files import (
     array_shape,
     decoding,
     find_orientation,
@@ -37,7 +38,6 @@ from plainunet.formats.encoded import (
     read_encoded,
     turn_upright,
 )
-from plainunet.formats.geo import cut_window
 from plainunet.formats.problems import Change, DataError, require_decodable
 from plainunet.formats.sources import ImageSource, Window, parse_image
 from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape

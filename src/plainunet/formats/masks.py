@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 from plainunet.errors import Error, take_path
 from plainunet.formats import coco, geo, rle, shapes
 from plainunet.formats.colors import IGNORED, ColoredMaskError, colored_mask
-from plainunet.formats.encoded import (
+from plainunet.formats.image_files import (
     decoding,
     open_encoded,
     read_array,

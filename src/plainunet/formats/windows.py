@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 
 from plainunet.errors import Error
-from plainunet.formats.encoded import decoding, open_encoded
+from plainunet.formats.image_files import decoding, open_encoded
 from plainunet.formats.images import (
     fill,
     image_shape,

@@ -14,8 +14,8 @@ from tifffile import TiffFile, TiffPage
 from plainunet.errors import Error
 from plainunet.files import write_whole
 from plainunet.formats.colors import IGNORED
-from plainunet.formats.encoded import decoding, open_encoded
 from plainunet.formats.geo import open_raster, quiet, require_geo
+from plainunet.formats.image_files import decoding, open_encoded
 from plainunet.formats.sources import ImageSource
 from plainunet.prediction.objects import Object
 

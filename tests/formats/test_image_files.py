@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plainunet.formats.encoded import decoding, find_kind, open_encoded, read_encoded
+from plainunet.formats.image_files import decoding, find_kind, open_encoded, read_encoded
 from plainunet.formats.problems import DataError, as_problem, command
 from plainunet.formats.sources import Page
 
