@@ -1631,3 +1631,32 @@ def test_a_table_of_measurements_is_no_split(tmp_path: Path) -> None:
         rows = "".join(f"{n}_HC.png,0.1\n" for n in range(count))
         (tmp_path / f"{name}.csv").write_text(f"filename,pixel size(mm)\n{rows}")
     assert len(find_pairs(tmp_path, reporter=Collected())) == 9
+
+
+def test_copies_that_browsers_and_file_managers_make_are_skipped(tmp_path: Path) -> None:
+    for name in "ab":
+        image(tmp_path / "images" / f"{name}.png")
+        mask(tmp_path / "masks" / f"{name}.png")
+    for folder, name in (("images", "a (1)"), ("masks", "b - Copy"), ("masks", "a copy")):
+        original = tmp_path / folder / f"{name[0]}.png"
+        (original.parent / f"{name}.png").write_bytes(original.read_bytes())
+    # another image, whose mask is as empty as that of the first
+    image(tmp_path / "images" / "c.png")
+    image(tmp_path / "images" / "c (2).png")
+    for name in ("c", "c (2)"):
+        save(tmp_path / "masks" / f"{name}.png", np.zeros(SIZE, np.uint8))
+    found = Collected()
+    pairs = find_pairs(tmp_path, DataConfig(), found)
+    assert [pair.image.stem for pair in pairs] == ["a", "b", "c (2)", "c"]
+    assert sum("copies" in note for note in found.notes) == 2
+
+
+@pytest.mark.parametrize("folder", ["data", "."])
+def test_an_archive_that_holds_itself_again_counts_once(tmp_path: Path, folder: str) -> None:
+    for top in ("data", "data/data"):
+        for part in ("train", "val"):
+            for n in range(2):
+                image(tmp_path / top / part / "images" / f"{part}{n}.png")
+                mask(tmp_path / top / part / "masks" / f"{part}{n}.png")
+    pairs = find_pairs(tmp_path / folder)
+    assert [pair.part for pair in pairs] == ["train", "train", "val", "val"]

@@ -1,5 +1,6 @@
 """Find the folders of a dataset that hold the images and the masks."""
 
+import filecmp
 import os
 import re
 from collections import Counter
@@ -62,6 +63,8 @@ _BRIGHTNESS = np.array((0.299, 0.587, 0.114), np.float32)
 _BESIDE = ("{}_masks", "{}annot", "{}_labels")  # Kaggle's and CamVid's for images in train/
 _ENDINGS = tuple(IMAGE_SUFFIXES)
 _UNREAD = tuple(UNREAD_SUFFIXES)
+_COPY = re.compile(r"( \(\d+\)| - (Copy|Kopie)( \(\d+\))?| copy( \d+)?)$", re.IGNORECASE)
+"""What browsers and file managers add to the name of a copy."""
 _LETTERS = re.compile(r"[^\W\d_]+")
 _THING = re.compile("(set|data|split|images?|imgs?|masks?|labels?)$")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # trainA is train_A
@@ -123,7 +126,12 @@ def find_layout(
     beside = [_beside(folder, pattern) for pattern in _BESIDE]
     try:
         plain = _plain(folder, reporter)
-        above = _above(folder, reporter) or (() if plain else _nested(folder, reporter))
+        above = _above(folder, reporter)
+        if not (above or plain):  # data/train/, next to which data/data/ may be a copy
+            inner = _folders(folder)
+            alone = len(inner) == 1 and not _has_images(folder)
+            above = _above(folder / inner[0], reporter) if alone else ()
+            above = above or _nested(folder, reporter)
     except WhichFolderError as error:
         # one choice for all splits
         if error.flag and all(_parts_with(folder, [name]) for name in error.names):
@@ -214,6 +222,7 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
 
     seen = set()
     unread: list[Path] = []
+    copies: list[Path] = []
     for name, folders, files in os.walk(root, onerror=report_closed, followlinks=True):
         real = os.path.realpath(name)
         if real in seen:
@@ -240,7 +249,9 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
                     Change("rename", (here / each,), (here / Path(each).stem,)),
                 )
                 reporter.problem(problem)
-        for each in sorted(files):
+        again = _copied(here, files)
+        copies += [here / each for each in sorted(again)]
+        for each in sorted(set(files) - again):
             if each.startswith("."):
                 continue
             if each.lower().endswith(_ENDINGS):
@@ -253,6 +264,23 @@ def walk(root: Path, leave_out: Path | None = None, reporter: Reporter = silent)
             f"{len(unread)} files below {root} are skipped, since {kinds} is not supported: "
             f"{first_five(unread)}. Save them as PNG or TIFF."
         )
+    if copies:
+        reporter.note(f"Skipped copies of other files in their folder: {first_five(copies)}.")
+
+
+def _copied(folder: Path, files: Iterable[str]) -> set[str]:
+    """Names such as "a (1).png" and "a - Copy.png" whose file is that of a.png."""
+    known = set(files)
+    found = set()
+    for name in known:
+        suffix = Path(name).suffix
+        original = _COPY.sub("", name.removesuffix(suffix)) + suffix
+        if original != name and original in known:
+            with suppress(OSError, ValueError):
+                same = filecmp.cmp(folder / name, folder / original, shallow=False)
+                if same and np.ptp(read_image(folder / name)):  # two empty masks are no copies
+                    found.add(name)
+    return found
 
 
 def without_companions(paths: Iterable[Path]) -> list[Path]:
