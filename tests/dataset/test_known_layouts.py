@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import cv2
 import numpy as np
@@ -1660,3 +1661,11 @@ def test_an_archive_that_holds_itself_again_counts_once(tmp_path: Path, folder: 
                 mask(tmp_path / top / part / "masks" / f"{part}{n}.png")
     pairs = find_pairs(tmp_path / folder)
     assert [pair.part for pair in pairs] == ["train", "train", "val", "val"]
+
+
+def test_folders_with_decomposed_letters_are_those_with_composed_ones(tmp_path: Path) -> None:
+    for city in ("Z\u00fcrich", "K\u00f6ln"):
+        for n in range(2):
+            image(tmp_path / "Bilder" / normalize("NFD", city) / f"{n}.png")
+            mask(tmp_path / "Masken" / city / f"{n}.png")
+    assert len(find_pairs(tmp_path)) == 4

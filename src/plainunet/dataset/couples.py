@@ -42,7 +42,9 @@ def find_couples(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
     for path in without_companions(walk(folder, reporter=Collected())):
         where = path.parent.relative_to(folder)
         for top in (where, *where.parents):
-            trees[top].setdefault(where.relative_to(top), []).append(path)
+            # folders from a Mac often have decomposed letters (NFD)
+            below = Path(normalize("NFC", str(where.relative_to(top))))
+            trees[top].setdefault(below, []).append(path)
     kinds = [
         (each, bool(MASK_WORD.search(str(next(iter(each.values()))))), _holds_masks(each, trees))
         for each in _all_alike(trees)
