@@ -44,12 +44,24 @@ from plainunet.formats.tiff import find_missing, read_tiff, tiff_shape
 
 IMAGE_SUFFIXES = frozenset(
     {
-        *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"),
+        *(
+            ".jpg",
+            ".jpeg",
+            ".jfif",
+            ".jpe",
+            ".png",
+            ".bmp",
+            ".webp",
+            ".gif",
+            ".tif",
+            ".tiff",
+            ".npy",
+        ),
         *(".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm"),
     }
 )
 _SUFFIXES = {
-    "jpeg": (".jpg", ".jpeg"),
+    "jpeg": (".jpg", ".jpeg", ".jfif", ".jpe"),
     "tiff": (".tif", ".tiff"),
     "jp2": (".jp2", ".j2k", ".jpx"),
     "heic": (".heic", ".heif"),
