@@ -199,6 +199,19 @@ def test_missing_and_unlisted_images_are_skipped(tmp_path: Path) -> None:
         pair(folder)
 
 
+def test_images_that_are_gone_are_reported_and_the_others_used(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    write_coco(tmp_path / "labels.json", "a.jpg", "gone.jpg", "b.jpg")
+    found = Collected()
+    assert [pair.image.name for pair in pair_annotated(tmp_path, DataConfig(), found)] == [
+        "a.jpg",
+        "b.jpg",
+    ]
+    assert [problem.code for problem in found.problems] == ["missing-file"]
+    with pytest.raises(ValueError, match=r"gone\.jpg"):
+        pair(tmp_path)
+
+
 def test_named_file_and_folder(tmp_path: Path) -> None:
     data = touch(tmp_path / "data", "photos/a.jpg", "drawings/a.jpg")
     file = write_coco(tmp_path / "elsewhere.json", "a.jpg")

@@ -11,7 +11,7 @@ from plainunet.config import FolderConfig
 from plainunet.dataset.lists import ImagePool, Pair, find_lists, has_images, read_listed
 from plainunet.dataset.split import write_split
 from plainunet.formats.sources import parse_image, parse_source
-from plainunet.reporter import silent
+from plainunet.reporter import Collected, silent
 
 from ..folders import Row, rows, touch
 
@@ -130,6 +130,17 @@ def test_lists_that_are_refused(tmp_path: Path, text: str | None, message: str) 
         (tmp_path / "list.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         read(tmp_path, "list.csv")
+
+
+def test_the_other_lines_of_a_list_can_be_used(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "a.png")
+    (tmp_path / "list.csv").write_text("image,mask\na.jpg,a.png\ngone.jpg,b.png\n")
+    found = Collected()
+    (pair,) = read_listed(tmp_path, FolderConfig(pairs="list.csv"), found)
+    assert pair.image == tmp_path / "a.jpg"
+    (problem,) = found.problems
+    assert problem.code == "missing-file"
+    assert "gone.jpg" in str(problem)
 
 
 # one file per class

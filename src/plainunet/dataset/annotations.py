@@ -20,6 +20,7 @@ from plainunet.formats.problems import DataError, command, first_five
 from plainunet.formats.shapes import holds_image, is_shapes
 from plainunet.formats.sources import CocoImage, RleImage, Source
 from plainunet.reporter import Reporter
+from plainunet.text import plural
 
 _MOST_FILES = 200  # that are looked at below a folder
 _UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".svg", ".mat")
@@ -179,7 +180,7 @@ def pair_annotated(folder: Path, config: FolderConfig, reporter: Reporter) -> li
         if where not in pools:
             pools[where] = ImagePool(where)
         sources.append(_Annotations(file, names, pools[where]))
-    joined = _join(folder, sources, note)
+    joined = _join(folder, sources, reporter)
     unlisted = _unlisted([source for source, _ in joined], joined, config, note)
     _require_same_classes([source.file for source, _ in joined])
     listed = []
@@ -228,7 +229,7 @@ class UnrelatedListError(Error):
         self.skipped = skipped
 
 
-def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]) -> _Joined:
+def _join(folder: Path, sources: list[_Annotations], reporter: Reporter) -> _Joined:
     joined: _Joined = []
     owner: dict[Path, tuple[Path, str]] = {}
     unrelated = []
@@ -246,10 +247,10 @@ def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]
                 owner[path] = source.file, name
         if not found:
             unrelated.append(source)
-        elif missing:
-            raise _missing(source, missing)
-        else:
-            joined.append((source, found))
+            continue
+        if missing:
+            reporter.problem(_missing(source, missing))
+        joined.append((source, found))
     for source in unrelated:
         skipped = (
             f"{source.file} is skipped: none of its {len(source.names)} images is in "
@@ -259,7 +260,7 @@ def _join(folder: Path, sources: list[_Annotations], note: Callable[[str], None]
             error = _missing(source, list(source.names))
             is_table = source.names and source.file.suffix.lower() == ".csv"
             raise UnrelatedListError(str(error), skipped) if is_table else error
-        note(skipped)
+        reporter.note(skipped)
     return joined
 
 
@@ -286,14 +287,17 @@ def _listed_twice(
     )
 
 
-def _missing(source: _Annotations, missing: list[str]) -> ValueError:
+def _missing(source: _Annotations, missing: list[str]) -> Error:
     if not missing:
         return Error(f"{source.file} lists no images. Export it again.")
-    return Error(
-        f"{source.file} lists {len(source.names)} images; {len(missing)} are not among the "
-        f"{len(source.pool.paths)} images below {source.pool.folder}, or their names are "
-        f"ambiguous: {first_five(missing)}. Add them, remove them from the list, or choose the "
-        "image folder: --images."
+    are = "is" if len(missing) == 1 else "are"
+    return DataError(
+        f"{source.file} lists {plural(len(source.names), 'image')}; {len(missing)} {are} not among "
+        f"the {plural(len(source.pool.paths), 'image')} below {source.pool.folder}, or ambiguous: "
+        f"{first_five(missing)}. Add them, remove them from the list, or choose the image folder: "
+        "--images.",
+        "missing-file",
+        [source.file],
     )
 
 

@@ -87,7 +87,7 @@ def read_listed(folder: Path, config: FolderConfig, reporter: Reporter) -> list[
             f"--pairs {pairs}: no such list, here or in {folder}. Give the path of a CSV file "
             "with the columns image,mask, or two patterns: 'images/*.jpg:masks/*_m.png'."
         )
-    return _by_list(folder, path)
+    return _by_list(folder, path, reporter)
 
 
 def with_parts(listed: list[Pair]) -> list[Pair]:
@@ -432,7 +432,10 @@ def _joined(folder: Path, found: dict[Path, _Match], pattern: str) -> dict[Key, 
     return masks
 
 
-def _by_list(folder: Path, path: Path) -> list[Pair]:
+_GONE = "does not exist"
+
+
+def _by_list(folder: Path, path: Path, reporter: Reporter) -> list[Pair]:
     rows = _rows(path)
     line, header = next(rows, (1, []))
     columns = _columns(header)
@@ -462,7 +465,7 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
             if source is None and _NOT_UTF8.search(cells[column]):
                 problems.append(f"line {line} is not UTF-8. Save the list as 'CSV UTF-8'")
             elif source is None:
-                problems.append(f"line {line}: {column} '{cells[column]}' does not exist")
+                problems.append(f"line {line}: {column} '{cells[column]}' {_GONE}")
             elif twice is not None:
                 problems.append(f"line {line}: {twice} is already in line {seen[str(twice)]}")
             else:
@@ -475,11 +478,14 @@ def _by_list(folder: Path, path: Path) -> list[Pair]:
         problems.append(f"line {line} has no part, but other lines have one")
     if problems:
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise Error(
+        message = (
             f"{path} has {len(problems)} wrong line{'s' * (len(problems) > 1)}:\n  "
             + "\n  ".join(problems[:5])
             + f"{more}\nFix them; paths are relative to the list's folder or to {folder}."
         )
+        if not listed or any(not each.endswith(_GONE) for each in problems):
+            raise Error(message)
+        reporter.problem(DataError(message, "missing-file", [path]))  # the others can be used
     return listed
 
 

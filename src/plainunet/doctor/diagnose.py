@@ -265,10 +265,12 @@ def _check_unlisted(
         if path not in listed and path.parent not in masks
     ]
     if others:
+        written = (data / DATASET_FILE).is_file()  # by check --write, which left them out
+        again = f" If they are fixed by now, move {DATASET_FILE} away and check again." * written
         findings.add(
             "not-listed",
             f"{len(others)} images in {data} are not listed in {config.pairs} and not used, such "
-            f"as {others[0]}. If they are fixed by now, move {DATASET_FILE} away and check again.",
+            f"as {others[0]}.{again}",
             others,
         )
 
