@@ -1669,3 +1669,16 @@ def test_folders_with_decomposed_letters_are_those_with_composed_ones(tmp_path: 
             image(tmp_path / "Bilder" / normalize("NFD", city) / f"{n}.png")
             mask(tmp_path / "Masken" / city / f"{n}.png")
     assert len(find_pairs(tmp_path)) == 4
+
+
+def test_which_file_of_each_case_is_the_image_is_asked(tmp_path: Path) -> None:
+    for n in range(3):
+        for name in ("dwi", "adc"):
+            image(tmp_path / f"case_{n}" / f"{name}.png")
+        mask(tmp_path / f"case_{n}" / "mask.png")
+    with pytest.raises(DataError, match=r"3 folders.*adc\.png, dwi\.png, mask\.png") as caught:
+        find_pairs(tmp_path)
+    assert caught.value.choices is not None
+    (adc, dwi) = [each["pairs"] for each in caught.value.choices.values()]
+    assert (adc, dwi) == ("*/adc.png:*/mask.png", "*/dwi.png:*/mask.png")
+    assert len(pairs_of(tmp_path, pairs=dwi)) == 3

@@ -25,8 +25,11 @@ from plainunet.text import plural
 _MOST_FILES = 200  # that are looked at below a folder
 _UNREAD = (".txt", ".xml", ".h5", ".hdf5", ".svg", ".mat")
 _START = 65536  # bytes that tell the kind of a file
-# of the VGG Image Annotator, V7, xView2, ISAT and others
-_OTHER_JSON = re.compile(rb'"(shape_attributes|polygons?|bounding_box|points|wkt)"\s*:|"ISAT"')
+# of the VGG Image Annotator, V7, xView2, ISAT, Kili and others
+_OTHER_JSON = re.compile(
+    rb'"(shape_attributes|polygons?|bounding_box|boundingPoly|points|wkt)"\s*:|"ISAT"'
+)
+_OTHER_CSV = b"region_shape_attributes"
 _WRITE_IMAGES = (
     "import base64, json, pathlib; [open(f.with_suffix('.jpg'), 'xb').write(base64."
     "b64decode(d['imageData'])) for f in pathlib.Path({folder!r}).rglob('*.json') for d in "
@@ -125,7 +128,7 @@ def unread(folder: Path) -> str:
 def _is_unread(path: Path) -> bool:
     """Whether a file looks like annotations of an unsupported kind."""
     suffix = path.suffix.lower()
-    if suffix not in (".json", ".txt"):
+    if suffix not in (".json", ".txt", ".csv"):
         return suffix in _UNREAD
     try:
         with path.open("rb") as file:
@@ -134,6 +137,8 @@ def _is_unread(path: Path) -> bool:
         return False
     if suffix == ".json":
         return bool(_OTHER_JSON.search(start)) and not (is_shapes(path) or coco.is_coco(path))
+    if suffix == ".csv":
+        return _OTHER_CSV in start
     # one word a line is a list of images
     return len(start.partition(b"\n")[0].split()) != 1
 

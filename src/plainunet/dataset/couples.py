@@ -10,6 +10,7 @@ import numpy as np
 
 from plainunet.dataset.layouts import (
     MASK_WORD,
+    OBJECTS_WORD,
     PARTS,
     VARIES,
     Key,
@@ -26,6 +27,7 @@ from plainunet.reporter import Collected, Reporter
 
 _MOST_VALUES = 64  # in a mask; images have more
 _MOST_FOLDERS = 60
+_FEWEST_CASES = 3
 _Tree = dict[Path, list[Path]]  # images by subfolder
 _Alike = dict[tuple[str, ...], Path]  # folders whose names differ in splits and numbers only
 
@@ -79,6 +81,30 @@ def find_couples(folder: Path, reporter: Reporter) -> tuple[Root, ...]:
         Root(folder / images[key], folder / top, str(images[key]) if parted else "")
         for key, top in masks.items()
     )
+
+
+def which_in_cases(folder: Path) -> DataError | None:
+    """The question which file is the image, if folders hold the same ones: dwi, adc and mask.png.
+
+    None if no name is that of a mask.
+    """
+    cases: dict[Path, set[str]] = defaultdict(set)
+    for path in walk(folder, reporter=Collected()):
+        cases[path.parent].add(path.name)
+    common = set[str].intersection(*cases.values()) if cases else set[str]()
+    words = (MASK_WORD, OBJECTS_WORD)
+    masks = sorted(name for name in common if any(word.search(name) for word in words))
+    depths = {len(case.relative_to(folder).parts) for case in cases}
+    if len(cases) < _FEWEST_CASES or len(depths) > 1 or not 1 <= len(masks) < len(common):
+        return None
+    stars = "*/" * depths.pop()
+    choices: dict[str, dict[str, object]] = {
+        f"{image} with {mask}": {"pairs": f"{stars}{image}:{stars}{mask}"}
+        for image in sorted(common.difference(masks))
+        for mask in masks
+    }
+    message = f"{folder}: each of {len(cases)} folders holds {', '.join(sorted(common))}. Choose."
+    return DataError(message, "which-folder", choices=choices)
 
 
 def _all_alike(trees: Mapping[Path, _Tree]) -> list[_Alike]:

@@ -78,7 +78,7 @@ MASK_WORD = re.compile(
 _IMAGES = "images?|imgs?|inputs?|volumes?|sat|rgb|photos?|pictures?|orig|original|raw"
 IMAGE_WORD = re.compile(_WORD.format(_IMAGES))
 _SEMANTIC = re.compile(_WORD.format("semantics?"))
-_OBJECTS = re.compile(_WORD.format("objects?|instances?|panoptic|visibility"))
+OBJECTS_WORD = re.compile(_WORD.format("objects?|instances?|panoptic|visibility"))
 _GLUED = "(?:masks?|labels?|gts?|seg)?"
 _RENDERED = re.compile(
     _WORD.format(
@@ -617,7 +617,7 @@ def likely_truths(names: Iterable[str]) -> list[str]:
     left = [name for name in words if not _RENDERED.search(words[name])] or [*words]
     semantic = [name for name in left if _SEMANTIC.search(words[name])]
     if len(semantic) == 1:
-        left = [name for name in left if name in semantic or not _OBJECTS.search(words[name])]
+        left = [name for name in left if name in semantic or not OBJECTS_WORD.search(words[name])]
     return left
 
 

@@ -17,7 +17,7 @@ from plainunet.dataset.annotations import (
     pair_annotated,
     unread,
 )
-from plainunet.dataset.couples import find_couples, is_mask
+from plainunet.dataset.couples import find_couples, is_mask, which_in_cases
 from plainunet.dataset.layouts import (
     MASK_WORD,
     PARTS,
@@ -212,6 +212,8 @@ def _search(folder: Path, config: DataConfig, reporter: Reporter) -> tuple[list[
         roots = find_couples(folder, reporter)
         if roots:
             return _in_folders(folder, Layout(roots), config, reporter), None
+        if not listed and (question := which_in_cases(folder)):
+            raise question
     if not listed and codes == {"no-data"} and not named and (file := find_below(folder)):
         raise DataError(
             f"{folder}: {file} lists masks, but it is not where such files are searched. Check "

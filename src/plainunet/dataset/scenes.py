@@ -72,7 +72,8 @@ def pair_polygons(folder: Path, config: FolderConfig, reporter: Reporter) -> lis
     if not scenes:
         raise FileNotFoundError(
             f"{top} holds no scenes ({', '.join(_SCENE_SUFFIXES)}) for the polygons of {files[0]}. "
-            f"Give their folder: --images. {folders_found(folder)}"
+            f"Give their folder: --images. {folders_found(folder)} Polygons in pixels, as QuPath "
+            "writes them, are not read: export masks as PNG or COCO JSON."
         )
     layers = [read_layer(file) for file in files]
     if unplaced := [file for file, layer in zip(files, layers, strict=True) if layer.crs is None]:
