@@ -1682,3 +1682,15 @@ def test_which_file_of_each_case_is_the_image_is_asked(tmp_path: Path) -> None:
     (adc, dwi) = [each["pairs"] for each in caught.value.choices.values()]
     assert (adc, dwi) == ("*/adc.png:*/mask.png", "*/dwi.png:*/mask.png")
     assert len(pairs_of(tmp_path, pairs=dwi)) == 3
+
+
+def test_folders_that_may_be_classes_are_asked_about(tmp_path: Path) -> None:
+    for n, name in enumerate(("cat", "dog", "cat")):
+        image(tmp_path / "images" / f"{n}.png")
+        mask(tmp_path / "masks" / name / f"{n}.png", value=255)
+    with pytest.raises(DataError, match="2 folders") as caught:
+        find_pairs(tmp_path)
+    assert caught.value.choices is not None
+    (choice,) = caught.value.choices.values()
+    found = find_pairs(tmp_path, DataConfig(pairs=choice["pairs"]))
+    assert find_coding([pair.mask for pair in found], DataConfig())[0].num_classes == 3

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, PARTS, Files, Key
+from plainunet.dataset.layouts import IMAGE_WORD, MASK_WORD, PARTS, Files, Key, find_part
 from plainunet.dataset.unmatched import (
     DEFINE_PAIRS,
     Affixes,
@@ -466,6 +466,35 @@ def join_classes(
             classes = [name for name in class_file_names(tuple(sorted(names))) if name in names]
             return _in_braces(found, tuple(classes))
     return None
+
+
+def which_of_one_class(folder: Path, images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> None:
+    """Ask whether folders are classes if each image has its mask in one of them.
+
+    Such as masks/cat/1.png and masks/dog/2.png for images/1.jpg and images/2.jpg.
+
+    Raises:
+        DataError: They may be.
+    """
+    tops = sorted({path.parent for path in masks.values()})
+    above = {top.parent for top in tops}
+    stems = [{path.stem for path in files.values()} for files in (images, masks)]
+    kinds = [{path.suffix for path in files.values()} for files in (images, masks)]
+    places = {path.parent for path in images.values()}
+    is_flat = len(places) == len(above) == 1 and not places & {*tops}
+    if len(tops) < 2 or not is_flat or stems[0] != stems[1] or max(map(len, kinds)) > 1:
+        return
+    if len(masks) > len(stems[0]) or any(find_part(top.name) for top in tops):
+        return
+    first, second = (each.pop().relative_to(folder).as_posix() for each in (places, above))
+    names = ",".join(top.name for top in tops)
+    pairs = f"{first}/*{kinds[0].pop()}:{second}/{{{names}}}/*{kinds[1].pop()}"
+    raise DataError(
+        f"{folder / second} holds {len(tops)} folders, and each image has a mask in one of them. "
+        "If they are no classes, move the masks into one folder.",
+        "which-folder",
+        choices={f"{names.replace(',', ', ')} are classes": {"pairs": pairs}},
+    )
 
 
 class _Spot(NamedTuple):

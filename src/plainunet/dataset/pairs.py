@@ -30,6 +30,7 @@ from plainunet.dataset.layouts import (
     folders_found,
     is_known,
     likely_truths,
+    list_folder,
     rivals,
     shape_files,
     walk,
@@ -44,6 +45,7 @@ from plainunet.dataset.matching import (
     join_objects,
     match_names,
     split_names,
+    which_of_one_class,
 )
 from plainunet.dataset.scenes import cut_scenes, pair_polygons, polygon_files
 from plainunet.dataset.split import group_pairs
@@ -251,7 +253,9 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
     masks = join_objects(images, files, folder)
     if masks == files:
         _require_one_annotator(folder, files)
-        masks = {**(join_classes(images, files) or files)}
+        if (classes := join_classes(images, files)) is None:
+            which_of_one_class(folder, images, files)
+        masks = {**(classes or files)}
     elif several := [each for each in masks.values() if isinstance(each, ObjectFiles)]:
         reporter.note(
             f"note: {len(several)} of {len(masks)} images have several masks, such as "
@@ -271,14 +275,7 @@ def _in_folders(folder: Path, layout: Layout, config: DataConfig, reporter: Repo
         parts = listed_parts
     _leave_parts_aside(images, {parts[key] for key in labelled}, parts, reporter)
     if not images:
-        if layout.roots[0].images == folder:
-            raise _no_masks(folder, layout.roots[0])
-        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(
-            f"{layout.roots[0].images} holds no images (files ending in one of {suffixes}). Add "
-            "some.",
-            "no-data",
-        )
+        raise _no_images(folder, layout.roots[0])
     kept = _Kept()
     joined = match_names(images, masks, False, skip_unlabelled, kept, folder)
     if config.masks is None:
@@ -546,6 +543,19 @@ def _require_no_equal(folder: Path, roots: Sequence[Root], has_all: bool) -> Non
 
 _MOST_SETS = 20
 _SHOWN = re.compile("(?i)overlay|preview|vis")
+
+
+def _no_images(folder: Path, root: Root) -> Error | FileNotFoundError:
+    """Describe a folder of images without any."""
+    if root.images == folder:
+        return _no_masks(folder, root)
+    there = {path.suffix.lower() for path in list_folder(root.images) if path.is_file()}
+    others = f" It holds files ending in {' '.join(sorted(there))}." if there > {""} else ""
+    suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+    return DataError(
+        f"{root.images} holds no images (files ending in one of {suffixes}). Add some.{others}",
+        "no-data",
+    )
 
 
 def _no_masks(folder: Path, root: Root) -> FileNotFoundError:
