@@ -550,7 +550,8 @@ def _no_images(folder: Path, root: Root) -> Error | FileNotFoundError:
     if root.images == folder:
         return _no_masks(folder, root)
     there = {path.suffix.lower() for path in list_folder(root.images) if path.is_file()}
-    others = f" It holds files ending in {' '.join(sorted(there))}." if there > {""} else ""
+    others = f" It holds files ending in {' '.join(sorted(there - {''}))}." if there - {""} else ""
+    others = " Its files have no suffix." if there == {""} else others
     suffixes = " ".join(sorted(IMAGE_SUFFIXES))
     return DataError(
         f"{root.images} holds no images (files ending in one of {suffixes}). Add some.{others}",
