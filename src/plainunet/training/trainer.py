@@ -324,6 +324,9 @@ class Trainer:
         repeats = patches_each(samples.sizes, config.patch) if config.patch else 1
         if self._run.end is not None:  # longer epochs, so that their overhead stays small
             repeats = max(repeats, math.ceil(EPOCH * config.batch_size / len(samples)))
+        if repeats > 1:
+            what = "patches of each image" if config.patch else "passes over the images"
+            self._run.reporter.note(f"an epoch of the log is {repeats} {what}")
         shared = config.batch_size, config.seed, repeats, processes.rank, processes.count
         if isinstance(samples, ShardSamples):
             return ShardBatches(samples.counts, *shared)
