@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plainunet.config import DataConfig
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.pairs import Pair, find_pairs
 from plainunet.dataset.resize import measure_ceiling
 from plainunet.doctor.alignment import edge_evidence
-from plainunet.doctor.diagnose import check
+from plainunet.doctor.diagnose import check, fix
 from plainunet.doctor.findings import Finding
-from plainunet.doctor.fit import Fit, appearance, draw_sample, find_inverted, measure_fits
+from plainunet.doctor.fit import (
+    Fit,
+    appearance,
+    are_two_camps,
+    draw_sample,
+    find_inverted,
+    measure_fits,
+)
 from plainunet.formats.images import read_image
 
 from .conftest import mask_of, spoil
@@ -163,6 +171,30 @@ def test_some_of_many_the_wrong_way_round() -> None:
     assert find_inverted(found) == [0, 13, 26, 39]
 
 
+def test_half_of_the_masks_the_wrong_way_round(scenes: Path) -> None:
+    odd = [f"{number:02d}" for number in range(0, 12, 2)]
+    paths = {spoil(scenes, stem, 255 - mask_of(scenes, stem)) for stem in odd}
+    finding = only(scenes, "inverted")
+    assert set(finding.files) == paths
+    result = fix(scenes, "inverted", config=DataConfig())
+    assert result.result.findings == []
+    assert mask_of(scenes, "00").mean() < 128
+
+
+def test_two_camps() -> None:
+    right = [appearance(*disc(seed)) for seed in range(12)]
+    wrong = [[-each for each in some] for some in right]
+    assert are_two_camps([None, *wrong[:6], *right[6:]])
+    assert are_two_camps([*right[:10], *wrong[10:]])
+    assert not are_two_camps([*right[:3], *wrong[3:5]])  # too few
+    assert not are_two_camps(right)
+    assert not are_two_camps(wrong)
+    # water, which is dark, around an island or in a pond
+    assert not are_two_camps([*right[:6], *([*each[:2], -each[2]] for each in wrong[6:])])
+    # class 1 reaches the borders
+    assert not are_two_camps([*wrong[:4], *([each[0], 0.0, each[2]] for each in right[4:])])
+
+
 def test_a_set_of_two_kinds() -> None:
     # bright discs, and dark ones: neither is the other one's exchange
     scenes = [disc(seed, bright=seed % 3 > 0) for seed in range(30)]
@@ -193,6 +225,7 @@ def test_no_inversion_is_found_where_nothing_tells() -> None:
     assert ignored == [0, 0, 0]
     assert empty == pytest.approx([-np.log(49), -np.log(49), 0])
     assert find_inverted([*right, ignored, empty]) == []
+    assert not are_two_camps([*right, ignored, empty])
     assert appearance(np.full_like(image, 9), ids)[2] == 0
 
 

@@ -42,6 +42,8 @@ _FEWEST_ALIKE = 6
 # once inverted, a mask must resemble this fraction of the others, and this factor more of them
 # than before
 _ALIKE, _TIMES = 0.05, 10.0
+# of two camps, each mask is clear in its own, and nearly all agree; log-odds of 80 %
+_CLEAR, _AGREE, _FEWEST_OF_CAMP = 1.4, 0.9, 2
 
 
 def appearance(image: NDArray[Any] | None, ids: NDArray[np.uint8]) -> list[float]:
@@ -92,6 +94,25 @@ def find_inverted(appearances: Sequence[list[float] | None]) -> list[int]:
     others = len(found) - 1
     is_odd = (inverted > max(1.0, _ALIKE * others)) & (inverted > _TIMES * as_is)
     return [index for index, odd in zip(indices, is_odd, strict=True) if odd]
+
+
+def are_two_camps(appearances: Sequence[list[float] | None]) -> bool:
+    """Whether the two classes are swapped in a part of the masks, up to half or more.
+
+    One class then surrounds the other in each mask, class 1 in several, and the object is brighter
+    than its surroundings in nearly all, or darker. Masks that are empty or without image are left
+    out.
+    """
+    found = np.array([each for each in appearances if each and len(each) == 3 and each[2]])
+    if len(found) < _FEWEST_ALIKE:
+        return False
+    side = np.sign(found[:, 1])
+    is_clear = (found[:, :2] * side[:, None] > _CLEAR).all(axis=1)
+    camps = [found[side == each, 2] * each < 0 for each in (-1, 1)]
+    if is_clear.mean() < _AGREE or min(map(len, camps)) < _FEWEST_OF_CAMP:
+        return False
+    brighter = [float(camp.mean()) for camp in camps]
+    return min(brighter) >= _AGREE or max(brighter) <= 1 - _AGREE
 
 
 def _alike(some: NDArray[np.float64], given: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,17 +233,39 @@ def check_fits(
     )
     fits = [None if isinstance(fit, DataError) else fit for fit in measured]
     _add_misfits(pairs, find_misfits([fit and fit.evidence for fit in fits]), findings)
-    for index in find_inverted([fit and fit.appearance for fit in fits]):
-        mask, values = pairs[index].mask, contents.coding.values
-        is_by_value = isinstance(contents.coding, Values)
+    _add_inverted(pairs, [fit and fit.appearance for fit in fits], contents, findings)
+    kept = np.array([fit.ceiling for fit in fits if fit and fit.ceiling])
+    return dict(zip(SIZES, kept.mean(axis=0).tolist(), strict=True)) if len(kept) else {}
+
+
+def _add_inverted(
+    pairs: Sequence[Pair],
+    appearances: Sequence[list[float] | None],
+    contents: Contents,
+    findings: Findings,
+) -> None:
+    values = contents.coding.values
+    is_by_value = isinstance(contents.coding, Values)
+    if are_two_camps(appearances):
+        shares = contents.pixels[:, 1] / contents.pixels.sum(axis=1).clip(1)
+        odd = [mask for mask, share in zip(contents.masks, shares, strict=True) if share > 0.5]
+        findings.add(
+            "inverted",
+            f"Class 1 surrounds class 0 in {len(odd)} of {len(shares)} masks, such as {odd[0]}, "
+            "and class 0 surrounds class 1 in the others: foreground and background are swapped "
+            f"in a part of them.{'' if is_by_value else ' Invert these.'}",
+            odd,
+            fix=change_of("values", odd, values, values[::-1]) if is_by_value else None,
+        )
+        return
+    for index in find_inverted(appearances):
+        mask = pairs[index].mask
         findings.add(
             "inverted",
             f"{mask}: foreground and background look swapped, compared with other masks.",
             [mask],
             fix=change_of("values", [mask], values, values[::-1]) if is_by_value else "",
         )
-    kept = np.array([fit.ceiling for fit in fits if fit and fit.ceiling])
-    return dict(zip(SIZES, kept.mean(axis=0).tolist(), strict=True)) if len(kept) else {}
 
 
 def _add_misfits(pairs: Sequence[Pair], misfits: Sequence[Misfit], findings: Findings) -> None:
