@@ -14,12 +14,16 @@ from PIL import Image
 
 from plainunet.config import DataConfig
 from plainunet.dataset.borders import find_objects
+from plainunet.dataset.census import MaskCounts, count_masks
 from plainunet.dataset.classes import find_coding
 from plainunet.dataset.coding import Coding, coding_from_json, coding_to_json
-from plainunet.formats.problems import DataError
+from plainunet.dataset.questions import require_no_class_numbers
+from plainunet.formats.problems import Change, DataError
 from plainunet.formats.sources import CocoImage
 from plainunet.palette import voc_color
 from plainunet.reporter import Collected
+
+from ..folders import save as store
 
 Save = Callable[[np.ndarray, Path, int], Path]
 SIZE = (72, 90)
@@ -1222,3 +1226,37 @@ def test_masks_of_cellpose_number_objects(tmp_path: Path) -> None:
     coding, _ = find_coding(masks)
     assert coding.kind == "instances"
     assert np.array_equal(coding.read(masks[1]), truth[1] > 0)
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted"),
+    [
+        ([0, 1002, 1003, 2001, 2004], [0, 1, 1, 2, 2]),
+        ([0, 1002, 1003, 2001, 2004, 10000], [0, 1, 1, 2, 2, 255]),  # KITTI MOTS
+        ([7, 11, 26002, 26003], [7, 11, 26, 26]),  # Cityscapes
+    ],
+)
+def test_classes_joined_with_numbers_are_split(
+    tmp_path: Path, stored: list[int], wanted: list[int]
+) -> None:
+    files = []
+    for n in range(6):
+        values = np.repeat(np.array(stored, np.uint16), 8)[:, None].repeat(24, axis=1)
+        files.append(store(tmp_path / f"{n}.png", values))
+    with pytest.raises(DataError, match="1000") as caught:
+        find_coding(files, DataConfig())
+    assert caught.value.code == "ids-or-objects"
+    change = caught.value.fix
+    assert isinstance(change, Change)
+    assert set(change.files) == set(files)
+    table = dict(change.how)
+    assert [table.get(value, value) for value in stored] == wanted
+
+
+@pytest.mark.parametrize("stored", [[0, 1400, 1401, 2300, 2301], [0, 1, 2], [0, 1002, 2001, 3001]])
+def test_other_large_values_are_no_classes_joined_with_numbers(
+    tmp_path: Path, stored: list[int]
+) -> None:
+    values = np.repeat(np.array(stored, np.uint16), 8)[:, None].repeat(24, axis=1)
+    counts = [each for each in count_masks([store(tmp_path / "0.png", values)])]
+    require_no_class_numbers([each for each in counts if isinstance(each, MaskCounts)], None)

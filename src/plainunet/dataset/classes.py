@@ -39,6 +39,7 @@ from plainunet.dataset.questions import (
     many_values,
     misfit,
     require_clear_255,
+    require_no_class_numbers,
     unexpected,
     which_background,
 )
@@ -341,6 +342,8 @@ def _find_value_coding(
     counts: Sequence[MaskCounts], known: DataConfig, reporter: Reporter
 ) -> tuple[Values | Threshold | Instances, NDArray[np.int64]]:
     known = _by_convention(counts, known, reporter)
+    if not known.encoding and not known.values:
+        require_no_class_numbers(counts, known.ignore)
     if not known.encoding and not known.values and (meant := _look(counts, known, reporter)):
         known = known.model_copy(update={"encoding": meant})
     census = take_census(counts)

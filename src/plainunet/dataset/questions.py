@@ -1,18 +1,20 @@
 """The questions and errors about what mask values mean."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from plainunet.dataset.census import Census
+from plainunet.dataset.census import Census, MaskCounts, values_of
 from plainunet.dataset.coding import list_values
 from plainunet.formats.colors import IGNORED
 from plainunet.formats.masks import THRESHOLD, VOID
-from plainunet.formats.problems import DataError
+from plainunet.formats.problems import Change, DataError
 
 MOST_IDS = 64
 """Class ids are usually smaller than this."""
+_CLASS_STEP, _MOTS_VOID = 1000, 10000
 
 
 def which_background(
@@ -63,6 +65,38 @@ def ids_or_objects(present: list[int], why: str, has_void: bool) -> DataError:
         "class ids or number objects. Choose one.",
         "ids-or-objects",
         choices=choices,
+    )
+
+
+def require_no_class_numbers(counts: Sequence[MaskCounts], ignore: int | None) -> None:
+    """Refuse values that join a class and the number of an object, such as 26003.
+
+    All numbers are below 256 then, and so are values without one, and classes repeat.
+    """
+    present = sorted(values_of(counts) - {ignore})
+    joined = [value for value in present if value >= _CLASS_STEP]
+    small = {*present} - {*joined}
+    classes = {value // _CLASS_STEP for value in joined}
+    numbers = {value % _CLASS_STEP for value in joined}
+    if not joined or 2 * len(classes) > len(joined) or max(numbers | small) >= IGNORED:
+        return
+    void = _MOTS_VOID if joined[-1] == _MOTS_VOID and 10 not in small else None
+    ids = sorted({value // _CLASS_STEP for value in joined if value != void} | small - {0})
+    if len(ids) < 2:
+        return
+    named = f" and {IGNORED}, pixels of no class, for {void} (KITTI MOTS)" if void else ""
+    pairs = [(value, IGNORED if value == void else value // _CLASS_STEP) for value in joined]
+    files = [each.path for each in counts if {*each.values.tolist()} & {*joined}]
+    flags = f"--encoding instances{f' --ignore {void}' if void else ''}"
+    raise DataError(
+        f"The masks hold {len(present)} values such as {joined[0]} and {joined[1]}, which look "
+        "like class * 1000 + number of the object, as in Cityscapes and KITTI MOTS. plainunet fix "
+        f"writes the class in place of each value, {list_values(ids)}"
+        f"{named}.{f' If all above 0 is one class, use {flags} instead.' if 0 in small else ''}",
+        "ids-or-objects",
+        fix=Change("values", tuple(each for each in files if isinstance(each, Path)), (*pairs,))
+        if all(isinstance(each, Path) for each in files)
+        else "",
     )
 
 
