@@ -76,13 +76,13 @@ def require_no_class_numbers(counts: Sequence[MaskCounts], ignore: int | None) -
     present = sorted(values_of(counts) - {ignore})
     joined = [value for value in present if value >= _CLASS_STEP]
     small = {*present} - {*joined}
-    classes = {value // _CLASS_STEP for value in joined}
+    void = _MOTS_VOID if _MOTS_VOID in joined and 10 not in small else None
+    classes = {value // _CLASS_STEP for value in joined if value != void}
     numbers = {value % _CLASS_STEP for value in joined}
-    if not joined or 2 * len(classes) > len(joined) or max(numbers | small) >= IGNORED:
+    if 2 * len(classes) > len(joined) or max(numbers | small, default=0) >= IGNORED:
         return
-    void = _MOTS_VOID if joined[-1] == _MOTS_VOID and 10 not in small else None
-    ids = sorted({value // _CLASS_STEP for value in joined if value != void} | small - {0})
-    if len(ids) < 2:
+    ids = sorted(classes | small - {0})
+    if not classes or len(ids) < 2:
         return
     named = f" and {IGNORED}, pixels of no class, for {void} (KITTI MOTS)" if void else ""
     pairs = [(value, IGNORED if value == void else value // _CLASS_STEP) for value in joined]
