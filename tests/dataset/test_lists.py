@@ -133,11 +133,11 @@ def test_lists_that_are_refused(tmp_path: Path, text: str | None, message: str) 
 
 
 def test_the_other_lines_of_a_list_can_be_used(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg", "a.png")
-    (tmp_path / "list.csv").write_text("image,mask\na.jpg,a.png\ngone.jpg,b.png\n")
+    touch(tmp_path, "a.jpg", "a.png", "b.png", "c.jpg", "c.png")
+    (tmp_path / "list.csv").write_text("image,mask\na.jpg,a.png\ngone.jpg,b.png\nc.jpg,c.png\n")
     found = Collected()
-    (pair,) = read_listed(tmp_path, FolderConfig(pairs="list.csv"), found)
-    assert pair.image == tmp_path / "a.jpg"
+    pairs = read_listed(tmp_path, FolderConfig(pairs="list.csv"), found)
+    assert [pair.image.name for pair in pairs] == ["a.jpg", "c.jpg"]
     (problem,) = found.problems
     assert problem.code == "missing-file"
     assert "gone.jpg" in str(problem)

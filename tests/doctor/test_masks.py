@@ -16,6 +16,7 @@ from plainunet.doctor.diagnose import census_of, check, write_valid
 from plainunet.doctor.findings import Finding, Findings
 from plainunet.doctor.fix import apply
 from plainunet.doctor.masks import Contents, check_contents, find_contents
+from plainunet.formats.colors import unpack
 from plainunet.formats.problems import Change
 
 from ..folders import write_tiff
@@ -247,6 +248,30 @@ def test_smoothed_masks_are_named(tmp_path: Path) -> None:
     assert {line_of(each) for each in findings.found} == {
         "plainunet check x --encoding threshold --write"
     }
+
+
+@pytest.mark.parametrize(
+    ("levels", "flags"),
+    [
+        ((0, 200), "--encoding threshold"),
+        ((0, 100, 200), "--colors 000000 646464 C8C8C8"),
+        ((0, 0x0000FF, 0xFF0000), "--colors 000000 0000FE FE0000"),
+    ],
+)
+def test_the_levels_of_jpeg_masks_are_proposed(
+    scenes: Path, levels: tuple[int, ...], flags: str
+) -> None:
+    ids = np.zeros((120, 160), np.uint8)
+    ids[9:43, 11:45] = 1  # across the blocks of JPEG
+    ids[53:85, 43:91] = len(levels) - 1
+    table = np.array([unpack(level) if levels[-1] > 255 else (level,) * 3 for level in levels])
+    shown = table[ids].astype(np.uint8)
+    for path in (scenes / "masks").iterdir():
+        path.unlink()
+        mask = Image.fromarray(shown if levels[-1] > 255 else shown[..., 0])
+        mask.save(path.with_suffix(".jpg"), quality=90, subsampling=0)
+    (finding,) = of_code(scenes, "lossy-mask")
+    assert line_of(finding).endswith(f"{flags} --write")
 
 
 def test_names_of_a_legend_stay_when_masks_are_smoothed(scenes: Path) -> None:

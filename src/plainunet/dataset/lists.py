@@ -483,7 +483,8 @@ def _by_list(folder: Path, path: Path, reporter: Reporter) -> list[Pair]:
             + "\n  ".join(problems[:5])
             + f"{more}\nFix them; paths are relative to the list's folder or to {folder}."
         )
-        if not listed or any(not each.endswith(_GONE) for each in problems):
+        is_old = len(problems) > len(listed)  # of another folder, or an outdated list
+        if is_old or not all(each.endswith(_GONE) for each in problems):
             raise Error(message)
         reporter.problem(DataError(message, "missing-file", [path]))  # the others can be used
     return listed

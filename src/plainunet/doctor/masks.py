@@ -1,7 +1,7 @@
 """Find the encoding of a folder's masks, and the masks that do not fit it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from plainunet.dataset.census import (
     Census,
     MaskCounts,
     count_all_colors,
+    main_values,
     palettes_differ,
     take_census,
     values_of,
@@ -32,6 +33,8 @@ _GREYS = 32, 224
 _MANY = 64
 _STRAY = 1e-3  # published masks have single pixels of no class
 _FEW_MASKS = 0.05
+# of JPEG masks: closer grey levels, and colours, are artefacts of compression
+_APART, _APART_IN_COLOR, _MOST_LEVELS = 24, 64, 10
 _MOST_SET_ASIDE = 20
 _FEW_EMPTY = 0.05
 _FEW_RARE = 4  # classes in very few masks that are reported one by one
@@ -73,7 +76,7 @@ def find_contents(
         except (ValueError, FileNotFoundError) as error:
             lossy = [each.path for each in counts if each.kind == "jpeg"]
             if 2 * len(lossy) > len(counts):
-                _add_all_lossy(lossy, findings)
+                _add_all_lossy(lossy, counts, error, findings)
                 return None
             problem = error if isinstance(error, DataError) else DataError(str(error))
             faulty = _find_faulty(problem, counts)
@@ -155,16 +158,56 @@ def _fraction_of_greys(mask: MaskCounts) -> float:
     return float(mask.pixels[between].sum() / max(mask.pixels.sum(), 1))
 
 
-def _add_all_lossy(masks: Sequence[Source], findings: Findings) -> None:
-    """Report a set of JPEG masks without a consistent encoding."""
+def _add_all_lossy(
+    masks: Sequence[Source],
+    counts: Sequence[MaskCounts],
+    problem: ValueError | FileNotFoundError,
+    findings: Findings,
+) -> None:
+    """Report a set of JPEG masks without a consistent encoding, and the levels that were meant."""
+    flags: Mapping[str, Any] = {}
+    if not any(each.is_colored for each in counts):
+        levels = [level * 0x010101 for level in _find_levels(counts)]
+        flags = {"colors": tuple(map(write_color, levels))} if levels else {}
+        flags = {"encoding": "threshold"} if len(levels) == 2 else flags
+    elif isinstance(problem, DataError) and "colors" in problem.flags:
+        flags = {"colors": _without_artefacts(masks, problem.flags["colors"])}
+    way = " Or map each pixel to the nearest of the levels that were probably meant:" * bool(flags)
     findings.add(
         "lossy-mask",
         f"{len(masks)} masks are JPEG files, such as {masks[0]}. JPEG changes mask values, so the "
-        "classes cannot be recognised. Export the masks again as PNG.",
+        f"classes cannot be recognised. Export the masks again as PNG.{way}",
         masks,
-        fix=None,
+        fix=None if not flags else "",
+        flags=flags or None,
         severity="error",
     )
+
+
+def _without_artefacts(masks: Sequence[Source], colors: Sequence[str]) -> tuple[str, ...]:
+    """The colours of JPEG masks, of those close to each other the commonest."""
+    pixels = Counter[int]()
+    for found, amounts, _ in count_all_colors(masks):
+        pixels.update(dict(zip(found.tolist(), amounts.tolist(), strict=True)))
+    kept: list[str] = []
+    for color in sorted(colors, key=lambda each: -pixels[int(each, 16)]):
+        own = np.array(unpack(int(color, 16)))
+        others = [np.array(unpack(int(other, 16))) for other in kept]
+        if all(np.abs(own - other).max() > _APART_IN_COLOR for other in others):
+            kept.append(color)
+    return tuple(color for color in colors if color in kept)
+
+
+def _find_levels(counts: Sequence[MaskCounts]) -> list[int]:
+    """The grey levels of JPEG masks, each the commonest value of those near it."""
+    pixels = Counter[int]()
+    for each in counts:
+        pixels.update(dict(zip(each.values.tolist(), each.pixels.tolist(), strict=True)))
+    levels: list[int] = []
+    for value in sorted(main_values(counts), key=lambda value: -pixels[value]):
+        if all(abs(value - level) > _APART for level in levels):
+            levels.append(value)
+    return sorted(levels) if 2 <= len(levels) <= _MOST_LEVELS else []
 
 
 def _find_faulty(problem: DataError, counts: Sequence[MaskCounts]) -> list[Source]:
