@@ -332,3 +332,12 @@ def test_a_tag_of_nodata_is_added_to_every_page(tmp_path: Path, bigtiff: bool, o
         missing = read_with_missing(Page(path, number))[1]
         assert missing is not None
         assert missing.sum() == 9 * 56
+
+
+def test_nodata_that_a_type_cannot_hold_is_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tag = (42113, "s", 0, "-3.4e+38", True)
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), np.float32), extratags=[tag])
+    assert read_image(tmp_path / "a.tif").shape == (4, 5, 1)
+    assert caplog.text == ""

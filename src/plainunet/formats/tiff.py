@@ -4,6 +4,7 @@ tifffile decodes. The file structure is parsed here, because tifffile takes five
 long to count the pages of every file of a dataset, or to extract a slice of a stack of thousands.
 """
 
+import logging
 import lzma
 import os
 import re
@@ -33,6 +34,9 @@ from tifffile import (
 from plainunet.errors import Error
 from plainunet.formats.problems import DataError, cut_off, how_to_restore, require_decodable
 from plainunet.formats.sources import ImageSource, Page, path_of
+
+# GDAL writes nodata values that the type cannot hold, which is no reason to warn of each file
+logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
 
 Tag = tuple[int, int, bytes]
 """Type, count, and the value or, if longer than a pointer, its offset in the file."""
